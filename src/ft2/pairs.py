@@ -64,6 +64,28 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What a clip is generated from; one line of conditions.jsonl with its paths resolved."""
+
+    condition_id: str
+    identity_id: str
+    audio_id: str
+    portrait: Path
+    audio: Path
+    prompt: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One candidate that a generator wrote: which condition, which seed, which mp4 file."""
+
+    condition_id: str
+    seed: int
+    video: Path
+
+
+@dataclass(frozen=True)
 class ClipRecord:
     """One generated clip with its condition; media stay memory-mapped until they are read."""
 
@@ -324,3 +346,52 @@ def read_pairs(
             )
         )
     return preferences
+
+
+def read_conditions(path: Path | str) -> list[Condition]:
+    """Return the conditions of a conditions.jsonl file, in file order, with resolved paths.
+
+    Raises:
+        UsageError: no such file, a broken line (all lines are reported at once), a duplicate
+            `condition_id` or a missing portrait or audio file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(
+            f"no conditions file {path}",
+            hint="write one object a line; see ft2 nsq build --help",
+        )
+    conditions: dict[str, Condition] = {}
+    problems = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            condition = _condition(json.loads(line), path.parent)
+            if condition.condition_id in conditions:
+                raise ValueError(
+                    f"condition_id {condition.condition_id!r} is there twice"
+                )
+            conditions[condition.condition_id] = condition
+        except (ValueError, TypeError) as error:
+            problems.append(f"{path}:{number}: {error}")
+    if problems or not conditions:
+        raise UsageError(
+            "\n".join(problems[:20]) or f"{path} has no conditions",
+            hint=f"each line needs {', '.join(Condition.__dataclass_fields__)}",
+        )
+    return list(conditions.values())
+
+
+def _condition(row: object, root: Path) -> Condition:
+    if not isinstance(row, dict) or set(row) != set(Condition.__dataclass_fields__):
+        keys = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise ValueError(f"wrong fields: {keys}")
+    for name, value in row.items():
+        if not isinstance(value, str) or (not value and name != "prompt"):
+            raise ValueError(f"{name} is {value!r}, not a text")
+    files = {name: root / row[name] for name in ("portrait", "audio")}
+    for name, file in files.items():
+        if not file.is_file():
+            raise ValueError(f"no {name} file {file}")
+    return Condition(**(row | files))
