@@ -1,0 +1,551 @@
+"""Run directories, atomic files, checkpoints and signals: what survives a kill, and how.
+
+Every file is written under a temporary name in its own directory, fsynced and renamed, so a
+reader sees the old content or the new one and never a part. ``latest`` (after a checkpoint) and
+``result.json`` (after a run) are written last: each proves that what came before is complete.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import yaml
+
+from ft2.config import Config, dump_yaml, flatten
+from ft2.errors import Interrupted, RunError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA_VERSION = 1
+"""Version of every artefact that ft2 writes; a reader refuses a newer one."""
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "diffusers",
+    "peft",
+    "deepspeed",
+    "numpy",
+    "safetensors",
+)
+_MARK = ".ft2-tmp"
+_locks: dict[Path, int] = {}
+
+
+class Progress(Protocol):
+    """Where long work says how far it is."""
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Report ``done`` of ``total`` steps of ``stage``; ``note`` is one short finding."""
+
+
+class Silent:
+    """A `Progress` that says nothing."""
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Do nothing."""
+
+
+# ---------------------------------------------------------------------------- atomic files
+
+
+def _fsync_dir(path: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{_MARK}")
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a file so that a reader or a kill sees all of it or what was there before.
+
+    Text is written as UTF-8. Missing parent directories are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_dir(path.parent)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON atomically, indented, keys in the given order; NaN and infinities become null."""
+    write_atomic(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:  # noqa: ANN401
+    """Return the value in a JSON file.
+
+    Raises:
+        UsageError: The file is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"'{path}' is not valid JSON: {error}") from error
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary directory that becomes ``path`` when the block ends without an error.
+
+    An existing ``path`` is replaced as a whole. After an error nothing of the block remains.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _publish_dir(temporary, path)
+
+
+def _publish_dir(temporary: Path, path: Path) -> None:
+    for folder, _, names in os.walk(temporary):
+        for name in names:
+            with (Path(folder) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        _fsync_dir(Path(folder))
+    old = _temporary(path).with_suffix(f".old{_MARK}")
+    if path.exists():
+        path.rename(old)
+    temporary.rename(path)
+    _fsync_dir(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finite(value: object) -> object:
+    """Replace NaN and infinities, which JSON has no words for, by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+# ---------------------------------------------------------------------------- tensors
+
+
+def save_tensors(
+    path: str | Path,
+    tensors: Mapping[str, "torch.Tensor"],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file atomically; equal tensors and metadata give equal bytes.
+
+    The metadata gets ``format: pt`` and ``ft2_schema``; its keys are sorted, because the
+    safetensors library writes them in a random order.
+    """
+    from safetensors.torch import save
+
+    blob = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    size = int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8 : 8 + size])
+    extra = {**(metadata or {}), "format": "pt", "ft2_schema": str(SCHEMA_VERSION)}
+    text = json.dumps({"__metadata__": dict(sorted(extra.items())), **header}).encode()
+    text += b" " * (-len(text) % 8)
+    write_atomic(path, len(text).to_bytes(8, "little") + text + blob[8 + size :])
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+    """Return the tensors (on the CPU) and the metadata of a safetensors file.
+
+    Raises:
+        UsageError: The file is missing, damaged, or written by a newer ft2.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"the weights file '{path}' does not exist")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            info = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"'{path}' is not a readable safetensors file: {error}") from error
+    schema = info.get("ft2_schema", "0")
+    if not schema.isdigit() or int(schema) > SCHEMA_VERSION:
+        raise UsageError(
+            f"'{path}' has schema {schema}, this ft2 reads up to {SCHEMA_VERSION}",
+            "update ft2",
+        )
+    return tensors, info
+
+
+# ---------------------------------------------------------------------------- signals
+
+
+class Interrupts:
+    """Context in which SIGINT and SIGTERM only set ``pending``; the loop stops by `check`.
+
+    A second signal of the same kind ends the process at once. Contexts may be nested. Outside
+    the main thread, where Python allows no handlers, signals are left as they are.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing pending."""
+        self.pending: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore the handlers; pass an unanswered signal on to the previous one."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        if self.pending is not None and kind is None and self._previous:
+            handler = self._previous[self.pending]
+            if callable(handler):
+                handler(self.pending, None)
+            else:
+                raise Interrupted(self.pending)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.pending is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        self.pending = signum
+
+    def check(self, hint: str = "") -> None:
+        """Raise `Interrupted` with the hint when a signal has come; call it at a safe point."""
+        if self.pending is not None:
+            signum, self.pending = self.pending, None
+            raise Interrupted(signum, hint)
+
+
+# ---------------------------------------------------------------------------- run directories
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0") or 0)
+
+
+def _barrier() -> None:
+    """Wait for the other processes, when torch.distributed is running."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+
+
+class RunDir:
+    """The directory of one run: config, command, metrics, checkpoints and result.
+
+    With several processes only rank 0 writes; the others share `path` and `checkpoint`, which
+    waits for all of them. Open one with `RunDir.open`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Wrap a directory that `open` has prepared."""
+        self.path = path
+        self.result: dict[str, Any] | None = None
+        if (path / "result.json").exists():
+            self.result = read_json(path / "result.json")
+        self._main = _rank() == 0
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        config: Config,
+        resume: bool,
+        argv: Sequence[str] | None = None,
+    ) -> "RunDir":
+        """Return the run directory, new or, with ``resume``, the existing one.
+
+        Args:
+            path: The directory; made when missing.
+            config: What the run does; must equal the recorded one on a resume.
+            resume: Go on in an existing directory; on a missing one it starts the run.
+            argv: The command to record; ``sys.argv`` when None.
+
+        Raises:
+            UsageError: The directory has content and ``resume`` is off, it is not a run
+                directory, another process is using it, or the config differs.
+        """
+        path = Path(path)
+        if _rank() != 0:
+            path.mkdir(parents=True, exist_ok=True)
+            return cls(path)
+        check_output(path, resume=resume)
+        path.mkdir(parents=True, exist_ok=True)
+        _lock(path)
+        if (path / "config.yaml").exists():
+            _compare(path / "config.yaml", config)
+            _clean(path)
+        else:
+            write_atomic(path / "config.yaml", dump_yaml(config))
+        _record_command(path / "command.json", list(sys.argv if argv is None else argv))
+        return cls(path)
+
+    def log(self, step: int, **values: object) -> None:
+        """Append one object to ``metrics.jsonl`` and flush it; NaN is written as null."""
+        if self._main:
+            line = json.dumps({"step": step, **_plain(values)}, allow_nan=False)
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics after ``step``, and a line that a kill cut short."""
+        file = self.path / "metrics.jsonl"
+        if not self._main or not file.exists():
+            return
+        kept = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_atomic(file, "".join(kept))
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """Yield a temporary directory that becomes ``checkpoints/NNNNNN`` when the block ends.
+
+        ``latest`` is written after it; then all but the newest two checkpoints are removed.
+        """
+        folder = self.path / "checkpoints"
+        temporary = folder / f".{step:06d}{_MARK}"
+        if self._main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        _barrier()
+        try:
+            yield temporary
+        except BaseException:
+            if self._main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _barrier()
+        if self._main:
+            _publish_dir(temporary, folder / f"{step:06d}")
+            write_atomic(folder / "latest", f"{step:06d}\n")
+            self._prune(step)
+        _barrier()
+
+    def _prune(self, step: int) -> None:
+        steps = [p for p in (self.path / "checkpoints").iterdir() if p.name.isdigit()]
+        older = sorted((p for p in steps if int(p.name) < step), key=lambda p: int(p.name))
+        stale = older[:-1] + [p for p in steps if int(p.name) > step]
+        for folder in stale:
+            shutil.rmtree(folder)
+
+    def latest(self) -> tuple[int, Path] | None:
+        """Return step and directory of the newest complete checkpoint, or None.
+
+        Raises:
+            RunError: ``latest`` names a checkpoint that is not there.
+        """
+        pointer = self.path / "checkpoints" / "latest"
+        if not pointer.exists():
+            return None
+        name = pointer.read_text(encoding="utf-8").strip()
+        folder = pointer.with_name(name)
+        if not name.isdigit() or not folder.is_dir():
+            raise RunError(
+                f"'{pointer}' names the checkpoint '{name}', which does not exist",
+                "write the number of an existing one into it, or start anew",
+            )
+        return int(name), folder
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``, which marks the run as complete; call it last."""
+        if self._main:
+            write_json(self.path / "result.json", dict(result))
+        _barrier()
+        self.result = dict(result)
+
+
+def check_output(path: str | Path, *, resume: bool) -> None:
+    """Refuse an output directory that a run must not write to; change nothing.
+
+    Raises:
+        UsageError: It is a file, it has content and ``resume`` is off, or ``resume`` is on and
+            it is not a run directory.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"the output '{path}' is a file", "choose another --output")
+    used = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
+    if used and not resume:
+        raise UsageError(
+            f"the run directory '{path}' already exists",
+            "go on in it with --resume, or choose another --output",
+        )
+    if used and not (path / "config.yaml").is_file():
+        raise UsageError(
+            f"'{path}' is not a run directory: it has no config.yaml",
+            "choose another --output",
+        )
+
+
+def _plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Turn scalars of numpy and torch into Python's own, and non-finite ones into None."""
+    plain = {}
+    for key, value in values.items():
+        item = getattr(value, "item", None)
+        plain[key] = _finite(item() if callable(item) else value)
+    return plain
+
+
+def _lock(path: Path) -> None:
+    """Hold an advisory lock until the process ends, so that two runs never share a directory."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    path = path.resolve()
+    if path in _locks and os.path.exists(path / ".lock"):  # noqa: PTH110
+        return
+    handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise UsageError(
+            f"another process is using the run directory '{path}'",
+            "wait for it or end it first",
+        ) from error
+    _locks[path] = handle
+
+
+def _compare(path: Path, config: Config) -> None:
+    try:
+        old = flatten(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"'{path}' is damaged: {error}", "start anew in another --output"
+        ) from error
+    new = flatten(yaml.safe_load(dump_yaml(config)))
+    keys = [key for key in [*old, *(k for k in new if k not in old)]]
+    changed = [k for k in keys if old.get(k) != new.get(k) or (k in old) != (k in new)]
+    if changed:
+        lines = [f"  {k}: was {old.get(k)!r}, now {new.get(k)!r}" for k in changed]
+        raise UsageError(
+            f"the config differs from the one in '{path}':\n" + "\n".join(lines),
+            "resume with the recorded config, or choose another --output",
+        )
+
+
+def _clean(path: Path) -> None:
+    """Remove what a killed process left under temporary names."""
+    for folder in (path, path / "checkpoints"):
+        for entry in folder.glob(f".*{_MARK}"):
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def _record_command(path: Path, argv: list[str]) -> None:
+    """Write ``command.json``; a resume is added to the first command's record."""
+    now = {
+        "argv": argv,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "directory": str(Path.cwd()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: v for name in ("ft2", *_PACKAGES) if (v := _version(name))},
+        "git": _git_commit(),
+        "device": _device(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1") or 1),
+    }
+    if path.exists():
+        record = read_json(path)
+        record.setdefault("resumed", []).append(now)
+    else:
+        record = {"schema": SCHEMA_VERSION, **now}
+    write_json(path, record)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Return the commit of ft2's own source tree, with ``+`` when it has changes; else None."""
+    command = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run(
+            [*command, "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+        dirty = subprocess.run(
+            [*command, "status", "--porcelain", "-uno"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if dirty else "")
+
+
+def _device() -> str:
+    torch_module = sys.modules.get("torch")
+    if torch_module is not None and torch_module.cuda.is_available():
+        return str(torch_module.cuda.get_device_name(0))
+    return f"cpu ({os.cpu_count()} cores)"
