@@ -1,0 +1,165 @@
+"""What the judge sees and hears of a clip: a face above its enlarged mouth, and mel frames."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ft2.config import ClipFormat
+from ft2.errors import UsageError
+from ft2.qwen.spec import QwenSpec
+
+Frames = npt.NDArray[np.uint8]
+Audio = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """One window of a clip, ready for the processor."""
+
+    pixels: Frames
+    """Composite frames, uint8 [T, view.height, view.face_size, 3]; T is even."""
+    audio: Audio
+    """Sound of the window, float32 [clip.num_samples] in [-1, 1]."""
+
+
+@lru_cache(maxsize=16)
+def _resize_matrix(size: int, start: float, stop: float, out: int) -> npt.NDArray[np.float32]:
+    """Return the [out, size] matrix that samples [start, stop) of a line of pixels bilinearly.
+
+    Output pixel i looks at the centre of its share of the interval, as in half-pixel bilinear
+    resizing; when the interval shrinks by more than one, the hat is widened to stay area-true.
+    """
+    step = (stop - start) / out
+    centres = start + (np.arange(out) + 0.5) * step - 0.5
+    width = max(step, 1.0)
+    distance = np.abs(np.arange(size)[None, :] - np.clip(centres, 0, size - 1)[:, None])
+    weights = np.clip(1.0 - distance / width, 0.0, None)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def view_matrices(spec: QwenSpec, height: int, width: int) -> tuple[npt.NDArray[np.float32], ...]:
+    """Return the resize matrices (face rows, face columns, mouth rows, mouth columns).
+
+    Args:
+        spec: The view's sizes.
+        height: Pixels of the aligned face's height.
+        width: Pixels of the aligned face's width.
+    """
+    from ft2.faces import MOUTH_BOX
+
+    x0, y0, x1, y1 = MOUTH_BOX
+    view = spec.view
+    return (
+        _resize_matrix(height, 0.0, height, view.face_size),
+        _resize_matrix(width, 0.0, width, view.face_size),
+        _resize_matrix(height, y0 * height, y1 * height, view.mouth_height),
+        _resize_matrix(width, x0 * width, x1 * width, view.face_size),
+    )
+
+
+def composite(frames: Frames, spec: QwenSpec) -> Frames:
+    """Return face and mouth one above the other, an odd number of frames padded by the last.
+
+    Args:
+        frames: Aligned face crops, uint8 [F, H, W, 3].
+        spec: The view's sizes.
+
+    Returns:
+        uint8 [T, view.height, view.face_size, 3] with T = F rounded up to even.
+    """
+    if len(frames) % 2:
+        frames = np.concatenate([frames, frames[-1:]])
+    rows, columns, mouth_rows, mouth_columns = view_matrices(spec, *frames.shape[1:3])
+    x = frames.astype(np.float32)
+    face = np.einsum("yh,fhwc,xw->fyxc", rows, x, columns, optimize=True)
+    mouth = np.einsum("yh,fhwc,xw->fyxc", mouth_rows, x, mouth_columns, optimize=True)
+    stacked = np.concatenate([face, mouth], axis=1)
+    return np.clip(np.rint(stacked), 0, 255).astype(np.uint8)
+
+
+def make_view(frames: Frames, audio: Audio, spec: QwenSpec) -> ClipView:
+    """Return the view of one aligned clip in the spec's format.
+
+    Args:
+        frames: uint8 [clip.num_frames, H, W, 3], an aligned face.
+        audio: float32 [clip.num_samples] in [-1, 1].
+        spec: Sizes.
+
+    Raises:
+        UsageError: The number of frames or samples is not the clip format's.
+    """
+    clip = spec.clip
+    if len(frames) != clip.num_frames or len(audio) != clip.num_samples:
+        raise UsageError(
+            f"a window has {len(frames)} frames and {len(audio)} samples, the critic takes "
+            f"{clip.num_frames} and {clip.num_samples}",
+            "cut the clip to the critic's format first",
+        )
+    return ClipView(composite(frames, spec), np.ascontiguousarray(audio, dtype=np.float32))
+
+
+def read_views(path: Path, spec: QwenSpec, max_windows: int = 3) -> list[ClipView]:
+    """Return the views of a video file: one, or up to `max_windows` spread over a longer one.
+
+    A file in the clip format is taken as it is. Any other is resampled in time, its face found
+    and aligned as ft2 aligns portraits.
+
+    Raises:
+        UsageError: Unreadable, no sound, no face, or shorter than the clip format.
+    """
+    from ft2.media import read_video
+
+    clip = spec.clip
+    video = read_video(path, sample_rate=clip.sample_rate, need_audio=True)
+    frames, audio = video.frames, video.audio
+    if audio is None:
+        raise UsageError(f"{path} has no sound", "the critic judges lips against the voice")
+    same_time = abs(video.fps - clip.fps) < 0.01
+    if not same_time:
+        frames = _resample(frames, video.fps, clip.fps)
+    if frames.shape[1:3] != (clip.height, clip.width):
+        frames = _align_clip(frames, clip, path)
+    if len(frames) < clip.num_frames:
+        raise UsageError(
+            f"{path} lasts {len(frames) / clip.fps:.2f} s, the critic needs {clip.seconds:.2f} s",
+            "give a longer clip",
+        )
+    return [
+        make_view(
+            frames[start : start + clip.num_frames], _cut(audio, start / clip.fps, clip), spec
+        )
+        for start in _window_starts(len(frames), clip.num_frames, max_windows)
+    ]
+
+
+def _window_starts(total: int, length: int, max_windows: int) -> list[int]:
+    count = min(max_windows, max(1, total // length))
+    return sorted({round(i * (total - length) / max(count - 1, 1)) for i in range(count)})
+
+
+def _cut(audio: Audio, start_seconds: float, clip: ClipFormat) -> Audio:
+    """Return `clip.num_samples` from a start, padded with silence where the sound ends."""
+    first = round(start_seconds * clip.sample_rate)
+    part = audio[first : first + clip.num_samples]
+    return np.pad(part, (0, clip.num_samples - len(part)))
+
+
+def _resample(frames: Frames, fps: float, target: float) -> Frames:
+    """Return the frames nearest in time to a grid of `target` frames per second."""
+    count = max(1, round(len(frames) * target / fps))
+    times = np.arange(count) / target
+    return frames[np.minimum(np.rint(times * fps).astype(int), len(frames) - 1)]
+
+
+def _align_clip(frames: Frames, clip: ClipFormat, path: Path) -> Frames:
+    """Crop every frame by the aligned box of the first, so that head motion stays in the clip."""
+    from ft2.faces import aligned_box, crop, landmarks
+
+    try:
+        box = aligned_box(landmarks(frames[0]))
+    except UsageError as error:
+        raise UsageError(f"{path}: no face in the first frame", error.hint) from error
+    return np.stack([crop(frame, box, clip.width) for frame in frames])
