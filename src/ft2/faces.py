@@ -46,7 +46,7 @@ Landmarks = NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
 
-class NoFace(UsageError):
+class NoFace(UsageError):  # noqa: N818  (a name that reads well in `except`)
     """No face was found in a picture that must show one."""
 
 
@@ -175,7 +175,7 @@ def _largest(image: Image) -> Landmarks | None:
     return max(every, key=lambda points: float(np.prod(np.ptp(points[:, :2], axis=0))))
 
 
-def _face_mesh() -> Any:  # noqa: ANN401  (mediapipe has no types)
+def _face_mesh() -> Any:
     """Return this thread's face mesh, made once and warmed up with its chatter switched off."""
     if not hasattr(_local, "mesh"):
         warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")

@@ -73,9 +73,10 @@ def synthesise(text: str, voice: str = "en-US", speed: int = 100, pitch: int = 1
 def phones(audio: Audio, text: str | None = None) -> list[Phone]:
     """Return the phones of `audio` with their times, without gaps, in order.
 
-    Audio without speech (`has_speech`) is one silence. With `text` whose words are all in the English dictionary the phones are a forced alignment
-    of it. Otherwise (no text, unknown words, or an alignment that fails) they come from a free
-    phone loop, which needs no words and also gives usable mouth timings for other languages.
+    Audio without speech (`has_speech`) is one silence. With `text` whose words are all in the
+    English dictionary the phones are a forced alignment of it. Otherwise (no text, unknown words,
+    or an alignment that fails) they come from a free phone loop, which needs no words and also
+    gives usable mouth timings for other languages.
 
     Args:
         audio: float32 [N] mono at 16 kHz.
@@ -180,7 +181,7 @@ def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mel < 15.0, mel * 200.0 / 3.0, high)
 
 
-def _decoder(**options: Any) -> Any:  # noqa: ANN401  (pocketsphinx has no types)
+def _decoder(**options: Any) -> Any:
     try:
         import pocketsphinx
     except ImportError as error:
@@ -199,7 +200,7 @@ def _decoder(**options: Any) -> Any:  # noqa: ANN401  (pocketsphinx has no types
     )
 
 
-def _run(decoder: Any, pcm: bytes) -> None:  # noqa: ANN401
+def _run(decoder: Any, pcm: bytes) -> None:
     decoder.start_utt()
     decoder.process_raw(pcm, full_utt=True)
     decoder.end_utt()

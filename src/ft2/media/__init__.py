@@ -1,0 +1,31 @@
+"""Video, sound and pictures in and out.
+
+One path for every file: PyAV (the libraries of FFmpeg) reads and writes both pictures and sound.
+Its pixels are those of decord and torchcodec, and it is the only one of the three that also
+writes, reports the time stamps that keep sound and picture together, and opens a silent video
+without an error. Everything here is deterministic: the encoder runs on one thread, without the one x264
+feature that is not repeatable, and no clock time is stored, so the same frames give the same bytes.
+"""
+
+from ft2.media.pictures import Frames, contact_sheet, encode_png, read_image, write_png
+from ft2.media.sound import Audio, encode_flac, fit_audio, read_audio, resample, write_wav
+from ft2.media.video import Video, encode_mp4, read_clip, read_video, write_video
+
+__all__ = [
+    "Audio",
+    "Frames",
+    "Video",
+    "contact_sheet",
+    "encode_flac",
+    "encode_mp4",
+    "encode_png",
+    "fit_audio",
+    "read_audio",
+    "read_clip",
+    "read_image",
+    "read_video",
+    "resample",
+    "write_png",
+    "write_video",
+    "write_wav",
+]

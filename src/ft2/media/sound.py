@@ -1,0 +1,112 @@
+"""Sound: decoding by time stamps, resampling, fitting, WAV and FLAC."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soundfile
+from av.error import FFmpegError
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from ft2.errors import UsageError
+from ft2.media.files import opened, unreadable
+from ft2.runs import write_atomic
+
+Audio = NDArray[np.float32]
+
+_JITTER_SECONDS = 0.02
+"""Time stamps of containers with coarse clocks jump by less than this; larger jumps are gaps."""
+
+
+def read_audio(path: str | Path, sample_rate: int = 16000) -> Audio:
+    """Decode the sound of an audio or video file to mono float32 [N] in [-1, 1].
+
+    Samples are placed by their time stamps, so encoder priming (AAC, MP3, Opus) is removed and
+    gaps become silence. In a video file sample 0 is the time of the first frame.
+
+    Raises:
+        UsageError: The file is missing, unreadable or has no sound.
+    """
+    with opened(path) as container:
+        if not container.streams.audio:
+            raise UsageError(f"no sound in {path}", "give a file that has an audio track")
+        stream = container.streams.audio[0]
+        origin: float | None = None
+        if container.streams.video:
+            video = container.streams.video[0]
+            if video.start_time is not None and video.time_base is not None:
+                origin = float(video.start_time * video.time_base)
+        try:
+            pieces, rate = _decode_samples(container, stream, origin)
+        except (FFmpegError, ValueError) as error:
+            raise unreadable(path, error) from error
+    if not pieces:
+        raise UsageError(f"the audio track of {path} is empty", "give a file that has sound")
+    length = max(start + len(samples) for start, samples in pieces)
+    mono = np.zeros(max(length, 0), np.float32)
+    for start, samples in pieces:
+        kept = samples[max(0, -start) :]
+        mono[max(0, start) : max(0, start) + len(kept)] = kept
+    return resample(mono, rate, sample_rate)
+
+
+def resample(audio: Audio, rate: int, target: int) -> Audio:
+    """Change the rate of `audio` [N] by a zero-phase polyphase filter (no delay)."""
+    if rate == target:
+        return np.ascontiguousarray(audio, np.float32)
+    common = math.gcd(rate, target)
+    return np.asarray(resample_poly(audio, target // common, rate // common), np.float32)
+
+
+def fit_audio(audio: Audio, num_samples: int) -> Audio:
+    """Return exactly `num_samples` samples: cut at the end, or padded with silence."""
+    audio = np.asarray(audio, np.float32)[:num_samples]
+    return np.pad(audio, (0, num_samples - len(audio)))
+
+
+def write_wav(path: str | Path, audio: Audio, sample_rate: int = 16000) -> None:
+    """Write mono float32 [N] in [-1, 1] as a 16-bit WAV, complete or not at all."""
+    write_atomic(Path(path), _encode_sound(audio, sample_rate, "WAV"))
+
+
+def encode_flac(audio: Audio, sample_rate: int = 16000) -> bytes:
+    """Return mono float32 [N] in [-1, 1] as the bytes of a 16-bit FLAC."""
+    return _encode_sound(audio, sample_rate, "FLAC")
+
+
+def _decode_samples(
+    container: Any,
+    stream: Any,
+    origin: float | None,
+) -> tuple[list[tuple[int, Audio]], int]:
+    """Return (position, mono samples) pieces relative to `origin`, and their rate."""
+    rate = int(stream.rate)
+    to_float = av.AudioResampler(format="fltp", rate=rate)
+    pieces: list[tuple[int, Audio]] = []
+    cursor: int | None = None
+    for decoded in container.decode(stream):
+        time = decoded.time
+        for frame in to_float.resample(decoded):
+            samples = frame.to_ndarray().mean(axis=0, dtype=np.float64).astype(np.float32)
+            if origin is None:
+                origin = float(time or 0.0)
+            start = round(((time or 0.0) - origin) * rate) if time is not None else cursor
+            if cursor is not None and (
+                start is None or abs(start - cursor) < _JITTER_SECONDS * rate
+            ):
+                start = cursor
+            pieces.append((start or 0, samples))
+            cursor = (start or 0) + len(samples)
+    return pieces, rate
+
+
+def _encode_sound(audio: Audio, sample_rate: int, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.asarray(audio), sample_rate, format=kind, subtype="PCM_16")
+    return buffer.getvalue()

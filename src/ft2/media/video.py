@@ -1,0 +1,200 @@
+"""Video: decoding with sound aligned to the first frame, and mp4 writing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from ft2.errors import UsageError
+from ft2.media.files import opened, unreadable
+from ft2.media.pictures import Frames
+from ft2.media.sound import Audio, fit_audio, read_audio
+from ft2.runs import write_atomic
+
+if TYPE_CHECKING:
+    from ft2.config import ClipFormat
+
+_REPEATABLE = {"x264-params": "mbtree=0"}
+"""x264's macroblock tree reads memory it never wrote when a picture is a few macroblocks wide, so
+the same 64-pixel clip came out in a dozen versions; without it every run writes the same bytes."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A decoded clip.
+
+    Attributes:
+        frames: uint8 [F, H, W, 3], RGB.
+        fps: Frames per second (the average rate of the file).
+        audio: float32 [N] in [-1, 1], mono, N = round(F / fps * sample_rate), sample 0 at the
+            time of frame 0; None when the file has no sound.
+        sample_rate: Samples per second of `audio`.
+    """
+
+    frames: Frames
+    fps: float
+    audio: Audio | None
+    sample_rate: int
+
+
+def read_video(path: str | Path, sample_rate: int = 16000, need_audio: bool = False) -> Video:
+    """Decode a whole video file, sound aligned to the first frame.
+
+    Args:
+        path: Any file FFmpeg reads.
+        sample_rate: Rate the sound is resampled to, in Hz.
+        need_audio: Refuse a file without sound.
+
+    Raises:
+        UsageError: The file is missing, not a video, cut off, or has no sound but needs it.
+    """
+    with opened(path) as container:
+        if not container.streams.video:
+            raise UsageError(f"no picture in {path}", "give a video file such as an mp4")
+        stream = container.streams.video[0]
+        if need_audio and not container.streams.audio:
+            raise UsageError(f"no sound in {path}", "give a video that has an audio track")
+        frames, fps = _decode_frames(container, stream, path)
+        has_audio = bool(container.streams.audio)
+    audio = None
+    if has_audio:
+        audio = fit_audio(read_audio(path, sample_rate), round(len(frames) / fps * sample_rate))
+    return Video(frames, fps, audio, sample_rate)
+
+
+def read_clip(path: str | Path, clip: ClipFormat) -> Video:
+    """Read a video that must have exactly the format `clip`, with sound.
+
+    Raises:
+        UsageError: Size, number of frames or rate differ, or there is no sound.
+    """
+    video = read_video(path, clip.sample_rate, need_audio=True)
+    num_frames, height, width = video.frames.shape[:3]
+    found = (width, height, num_frames, round(video.fps, 3))
+    wanted = (clip.width, clip.height, clip.num_frames, round(float(clip.fps), 3))
+    if found != wanted:
+        raise UsageError(
+            "{} is {}x{}, {} frames at {} fps".format(path, *found),
+            "the clip format is {}x{}, {} frames at {} fps".format(*wanted),
+        )
+    assert video.audio is not None
+    return Video(
+        video.frames,
+        video.fps,
+        fit_audio(video.audio, clip.num_samples),
+        clip.sample_rate,
+    )
+
+
+def write_video(
+    path: str | Path,
+    frames: Frames,
+    fps: float | Fraction,
+    audio: Audio | None = None,
+    sample_rate: int = 16000,
+    crf: int = 10,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write frames (and sound) as mp4, h264 yuv420p and AAC, complete or not at all.
+
+    Args:
+        path: Destination; missing folders are made.
+        frames: uint8 [F, H, W, 3] RGB, H and W even.
+        fps: Frames per second; 12.5 becomes 25/2.
+        audio: float32 [N] in [-1, 1] mono, fitted to the length of the picture, or None.
+        sample_rate: Rate of `audio` in Hz.
+        crf: Quality of x264, 0 (best) to 51.
+        metadata: Text tags stored in the file.
+
+    Raises:
+        UsageError: Odd sizes, no frames, or another type or shape.
+    """
+    write_atomic(Path(path), encode_mp4(frames, fps, audio, sample_rate, crf, metadata))
+
+
+def encode_mp4(
+    frames: Frames,
+    fps: float | Fraction,
+    audio: Audio | None = None,
+    sample_rate: int = 16000,
+    crf: int = 10,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return the bytes of the mp4 that `write_video` writes."""
+    _check_frames(frames)
+    rate = Fraction(fps).limit_denominator(1001)
+    buffer = io.BytesIO()
+    options = {"movflags": "+use_metadata_tags", "fflags": "+bitexact"}
+    with av.open(buffer, "w", format="mp4", options=options) as container:
+        container.metadata.update(metadata or {})
+        picture = container.add_stream(
+            "libx264", rate=rate, options={"crf": str(crf), **_REPEATABLE}
+        )
+        picture.width, picture.height = frames.shape[2], frames.shape[1]
+        picture.pix_fmt = "yuv420p"
+        picture.codec_context.thread_count = 1
+        sound = None
+        if audio is not None:
+            sound = container.add_stream("aac", rate=sample_rate, layout="mono")
+            sound.bit_rate = min(128_000, sample_rate * 6)
+        for index, frame in enumerate(frames):
+            shown = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            shown.pts, shown.time_base = index, 1 / rate
+            container.mux(picture.encode(shown))
+        container.mux(picture.encode(None))
+        if sound is not None and audio is not None:
+            fitted = fit_audio(audio, round(len(frames) / rate * sample_rate))
+            container.mux(sound.encode(_audio_frame(fitted, sample_rate)))
+            container.mux(sound.encode(None))
+    return buffer.getvalue()
+
+
+def _decode_frames(container: Any, stream: Any, path: str | Path) -> tuple[Frames, float]:
+    stream.thread_type = "SLICE"
+    pictures: list[Frames] = []
+    end = 0.0
+    try:
+        for frame in container.decode(stream):
+            turned = np.rot90(frame.to_ndarray(format="rgb24"), round((frame.rotation or 0) / 90))
+            pictures.append(np.ascontiguousarray(turned))
+            end = float(frame.time or 0.0)
+    except (FFmpegError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if not pictures or not stream.average_rate:
+        raise unreadable(path, ValueError("no frame could be decoded"))
+    fps = float(stream.average_rate)
+    if stream.duration:
+        begin = float((stream.start_time or 0) * stream.time_base)
+        missing = float(stream.duration * stream.time_base) - (end - begin + 1 / fps)
+        if missing > 1.5 / fps:
+            raise unreadable(path, ValueError(f"the last {missing:.2f} s are missing"))
+    return np.stack(pictures), fps
+
+
+def _check_frames(frames: Frames) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames):
+        raise UsageError(
+            f"frames are {frames.dtype} {list(frames.shape)}",
+            "give uint8 [F, H, W, 3], F >= 1",
+        )
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise UsageError(
+            f"frames are {frames.shape[2]}x{frames.shape[1]}",
+            "h264 needs even width and height",
+        )
+
+
+def _audio_frame(audio: Audio, sample_rate: int) -> av.AudioFrame:
+    planar = np.ascontiguousarray(audio[None], np.float32)
+    frame = av.AudioFrame.from_ndarray(planar, format="fltp", layout="mono")
+    frame.sample_rate = sample_rate
+    frame.pts, frame.time_base = 0, Fraction(1, sample_rate)
+    return frame
