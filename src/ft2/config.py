@@ -306,7 +306,7 @@ def _apply_override(
     origins[tuple(parts)] = f"argument '{text}'"
 
 
-def _default_of(model: type[BaseModel] | None, name: str) -> Any:  # noqa: ANN401
+def _default_of(model: type[BaseModel] | None, name: str) -> Any:
     field = model.model_fields.get(name) if model is not None else None
     if field is None or field.is_required():
         return {}

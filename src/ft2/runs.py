@@ -103,7 +103,7 @@ def write_json(path: str | Path, value: object) -> None:
     write_atomic(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:  # noqa: ANN401
+def read_json(path: str | Path) -> Any:
     """Return the value in a JSON file.
 
     Raises:
@@ -255,7 +255,7 @@ class Interrupts:
             else:
                 raise Interrupted(self.pending)
 
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if self.pending is not None:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
@@ -473,7 +473,7 @@ def _compare(path: Path, config: Config) -> None:
             f"'{path}' is damaged: {error}", "start anew in another --output"
         ) from error
     new = flatten(yaml.safe_load(dump_yaml(config)))
-    keys = [key for key in [*old, *(k for k in new if k not in old)]]
+    keys = [*old, *(key for key in new if key not in old)]
     changed = [k for k in keys if old.get(k) != new.get(k) or (k in old) != (k in new)]
     if changed:
         lines = [f"  {k}: was {old.get(k)!r}, now {new.get(k)!r}" for k in changed]

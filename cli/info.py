@@ -1,0 +1,126 @@
+"""The command `ft2 info`: what a file or directory made by ft2 is."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ft2.cli.options import Json, emit
+from ft2.errors import UsageError
+
+_ROWS = {"ratings.jsonl": "ratings", "conditions.jsonl": "conditions"}
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help="A file or directory.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Print what PATH is: weights, adapter, policy, run directory or dataset."""
+    if not path.exists():
+        raise UsageError(f"'{path}' does not exist")
+    found = _directory(path) if path.is_dir() else _file(path)
+    if found is None:
+        raise UsageError(
+            f"'{path}' is nothing that ft2 knows",
+            "give weights, an adapter, a policy, a run directory or a dataset",
+        )
+    emit({"path": str(path), **found}, json=json)
+
+
+def _file(path: Path) -> dict[str, Any] | None:
+    if path.suffix == ".safetensors":
+        return {"what": "weights", **_tensors([path])}
+    if path.suffix == ".jsonl":
+        return {"what": _ROWS.get(path.name, "records"), "records": _count_lines(path)}
+    return None
+
+
+def _directory(path: Path) -> dict[str, Any] | None:
+    weights = sorted(path.rglob("*.safetensors"))
+    if (path / "policy.json").is_file():
+        return {"what": "policy", **_read(path / "policy.json"), **_tensors(weights)}
+    if (path / "adapter_config.json").is_file():
+        config = _read(path / "adapter_config.json")
+        keys = ("base_model_name_or_path", "r", "lora_alpha")
+        return {
+            "what": "adapter",
+            **{key: config[key] for key in keys if key in config},
+            **_tensors(weights),
+        }
+    if (path / "config.yaml").is_file() and (path / "command.json").is_file():
+        return _run_directory(path)
+    rows = [path / name for name in _ROWS if (path / name).is_file()]
+    if rows:
+        return {"what": "dataset", **{_ROWS[f.name]: _count_lines(f) for f in rows}}
+    shards = sorted(path.rglob("*.arrow"))
+    if shards:
+        return {"what": "dataset", "shards": len(shards), "bytes": _bytes(shards)}
+    return {"what": "weights", **_tensors(weights)} if weights else None
+
+
+def _run_directory(path: Path) -> dict[str, Any]:
+    command = _read(path / "command.json")
+    pointer = path / "checkpoints" / "latest"
+    result = path / "result.json"
+    found: dict[str, Any] = {
+        "what": "run directory",
+        "command": " ".join(str(arg) for arg in command.get("argv", [])),
+        "started": command.get("time"),
+        "complete": result.is_file(),
+        "last_checkpoint": int(pointer.read_text()) if pointer.is_file() else None,
+    }
+    if result.is_file():
+        found["result"] = _read(result)
+    return found
+
+
+def _tensors(files: list[Path]) -> dict[str, Any]:
+    """Count tensors and parameters from the headers alone; no weights are read."""
+    tensors = parameters = 0
+    kinds: set[str] = set()
+    for file in files:
+        for name, entry in _header(file).items():
+            if name == "__metadata__":
+                continue
+            count = 1
+            for size in entry["shape"]:
+                count *= size
+            tensors, parameters = tensors + 1, parameters + count
+            kinds.add(entry["dtype"])
+    return {
+        "files": len(files),
+        "tensors": tensors,
+        "parameters": parameters,
+        "types": sorted(kinds),
+        "bytes": _bytes(files),
+    }
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return the JSON header of a safetensors file: 8 bytes of length, then the JSON."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size - 8:
+                raise ValueError("the header is longer than the file")
+            header: dict[str, Any] = json_module.loads(file.read(size))
+            return header
+    except (OSError, ValueError) as error:
+        raise UsageError(f"'{path}' is not a readable safetensors file: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from ft2.runs import read_json
+
+    value: dict[str, Any] = read_json(path)
+    return value
+
+
+def _bytes(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())

@@ -1,0 +1,136 @@
+"""The options that every command shares, and what goes to stdout and stderr."""
+
+import json as json_module
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ft2.errors import UsageError
+
+if TYPE_CHECKING:
+    from ft2.runs import Progress
+
+_state = {"quiet": False}
+
+
+def _set_quiet(value: bool) -> bool:
+    _state["quiet"] = value
+    return value
+
+
+def _set_verbose(value: bool) -> bool:
+    level = logging.DEBUG if value else logging.WARNING
+    logger = logging.getLogger("ft2")
+    logger.setLevel(level)
+    if value and not logger.handlers:
+        logger.addHandler(logging.StreamHandler(sys.stderr))
+    return value
+
+
+ConfigArgs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG] [KEY=VALUE]...",
+        help="A preset or YAML file, then single values: `ft2 config list`, `ft2 config show`.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="DIR", help="Where to write; must not exist yet."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on in an existing output; harmless when complete.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", "-n", help="Check the inputs and print the plan; write nothing."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no remarks.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Log details to stderr.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Really delete or publish.")]
+
+
+def split_config_args(args: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """Return the config's name (or None) and the ``KEY=VALUE`` overrides of a command line.
+
+    Raises:
+        UsageError: More than one argument is not ``KEY=VALUE``.
+    """
+    sources = [arg for arg in args or () if _is_source(arg)]
+    if len(sources) > 1:
+        raise UsageError(
+            f"more than one config: {', '.join(repr(s) for s in sources)}",
+            "give one preset or YAML file; single values are written KEY=VALUE, without spaces",
+        )
+    overrides = [arg for arg in args or () if not _is_source(arg)]
+    return (sources[0] if sources else None), overrides
+
+
+def _is_source(arg: str) -> bool:
+    return "=" not in arg or (arg.endswith((".yaml", ".yml")) and Path(arg).is_file())
+
+
+def emit(result: Mapping[str, Any], json: bool = False) -> None:
+    """Print a command's result on stdout: one JSON object, or a ``key: value`` line each."""
+    if os.environ.get("RANK", "0") not in {"", "0"}:
+        return
+    if json:
+        typer.echo(json_module.dumps(result, ensure_ascii=False, default=str))
+        return
+    for line in _lines(result):
+        typer.echo(line)
+
+
+def _lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines: list[str] = []
+    for key, value in result.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+            lines.append(f"{indent}{key}:")
+            for item in value:
+                inner = _lines(item if isinstance(item, Mapping) else {"-": item}, indent + "    ")
+                lines += [f"{indent}  - {inner[0].strip()}", *inner[1:]] if inner else []
+        else:
+            lines.append(f"{indent}{key}: {_text(value)}")
+    return lines
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value)
+    return "none" if value is None else str(value)
+
+
+def say(text: str) -> None:
+    """Print a remark for people on stderr; nothing under ``-q`` or on ranks above 0."""
+    if not _state["quiet"] and os.environ.get("RANK", "0") in {"", "0"}:
+        typer.echo(text, err=True)
+
+
+def make_progress(quiet: bool = False) -> "Progress":
+    """Return where progress goes: a live display on a terminal, else lines on stderr."""
+    if quiet or _state["quiet"] or os.environ.get("RANK", "0") not in {"", "0"}:
+        from ft2.runs import Silent
+
+        return Silent()
+    if sys.stderr.isatty():
+        from ft2.cli.progress import LiveProgress
+
+        return LiveProgress()
+    from ft2.cli.progress import LineProgress
+
+    return LineProgress()
