@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from ft2.errors import Ft2Error, Interrupted
 
@@ -24,14 +25,15 @@ def _run(argv: list[str]) -> int:
 
     from ft2.cli import app
 
-    click_error = typer.BadParameter.__mro__[2]  # ClickException, wherever Typer keeps it
+    # ClickException, wherever this Typer keeps it.
+    click_error: type[Any] = typer.BadParameter.__mro__[2]
     try:
         code = app(argv, prog_name="ft2", standalone_mode=False)
     except typer.Abort:
         _fail("aborted")
         return 1
     except click_error as error:
-        message = error.format_message()  # type: ignore[attr-defined]
+        message = error.format_message()
         context = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(message + "\n")

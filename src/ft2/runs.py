@@ -1,13 +1,11 @@
-"""Run directories, atomic files, checkpoints and signals: what survives a kill, and how.
+"""Run directories, checkpoints and signals: what survives a kill, and how.
 
-Every file is written under a temporary name in its own directory, fsynced and renamed, so a
-reader sees the old content or the new one and never a part. ``latest`` (after a checkpoint) and
-``result.json`` (after a run) are written last: each proves that what came before is complete.
+Every file is written atomically (`ft2.files`, whose functions this module offers too). ``latest``
+(after a checkpoint) and ``result.json`` (after a run) are written last: each proves that what came
+before is complete.
 """
 
-import hashlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -21,18 +19,41 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import yaml
 
 from ft2.config import Config, dump_yaml, flatten
 from ft2.errors import Interrupted, RunError, UsageError
+from ft2.files import (
+    SCHEMA_VERSION,
+    TEMPORARY_SUFFIX,
+    atomic_dir,
+    finite,
+    hash_file,
+    load_tensors,
+    publish_dir,
+    read_json,
+    save_tensors,
+    write_atomic,
+    write_json,
+)
 
-if TYPE_CHECKING:
-    import torch
-
-SCHEMA_VERSION = 1
-"""Version of every artefact that ft2 writes; a reader refuses a newer one."""
+__all__ = [
+    "SCHEMA_VERSION",
+    "Interrupts",
+    "Progress",
+    "RunDir",
+    "Silent",
+    "atomic_dir",
+    "check_output",
+    "hash_file",
+    "load_tensors",
+    "read_json",
+    "save_tensors",
+    "write_atomic",
+    "write_json",
+]
 
 _PACKAGES = (
     "torch",
@@ -43,7 +64,6 @@ _PACKAGES = (
     "numpy",
     "safetensors",
 )
-_MARK = ".ft2-tmp"
 _locks: dict[Path, int] = {}
 
 
@@ -59,165 +79,6 @@ class Silent:
 
     def update(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Do nothing."""
-
-
-# ---------------------------------------------------------------------------- atomic files
-
-
-def _fsync_dir(path: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{_MARK}")
-
-
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that a reader or a kill sees all of it or what was there before.
-
-    Text is written as UTF-8. Missing parent directories are made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _fsync_dir(path.parent)
-
-
-def write_json(path: str | Path, value: object) -> None:
-    """Write JSON atomically, indented, keys in the given order; NaN and infinities become null."""
-    write_atomic(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """Return the value in a JSON file.
-
-    Raises:
-        UsageError: The file is missing or not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read '{path}': {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"'{path}' is not valid JSON: {error}") from error
-
-
-def hash_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary directory that becomes ``path`` when the block ends without an error.
-
-    An existing ``path`` is replaced as a whole. After an error nothing of the block remains.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _publish_dir(temporary, path)
-
-
-def _publish_dir(temporary: Path, path: Path) -> None:
-    for folder, _, names in os.walk(temporary):
-        for name in names:
-            with (Path(folder) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        _fsync_dir(Path(folder))
-    old = _temporary(path).with_suffix(f".old{_MARK}")
-    if path.exists():
-        path.rename(old)
-    temporary.rename(path)
-    _fsync_dir(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _finite(value: object) -> object:
-    """Replace NaN and infinities, which JSON has no words for, by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
-# ---------------------------------------------------------------------------- tensors
-
-
-def save_tensors(
-    path: str | Path,
-    tensors: Mapping[str, "torch.Tensor"],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write a safetensors file atomically; equal tensors and metadata give equal bytes.
-
-    The metadata gets ``format: pt`` and ``ft2_schema``; its keys are sorted, because the
-    safetensors library writes them in a random order.
-    """
-    from safetensors.torch import save
-
-    blob = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    size = int.from_bytes(blob[:8], "little")
-    header = json.loads(blob[8 : 8 + size])
-    extra = {**(metadata or {}), "format": "pt", "ft2_schema": str(SCHEMA_VERSION)}
-    text = json.dumps({"__metadata__": dict(sorted(extra.items())), **header}).encode()
-    text += b" " * (-len(text) % 8)
-    write_atomic(path, len(text).to_bytes(8, "little") + text + blob[8 + size :])
-
-
-def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
-    """Return the tensors (on the CPU) and the metadata of a safetensors file.
-
-    Raises:
-        UsageError: The file is missing, damaged, or written by a newer ft2.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"the weights file '{path}' does not exist")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            info = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UsageError(f"'{path}' is not a readable safetensors file: {error}") from error
-    schema = info.get("ft2_schema", "0")
-    if not schema.isdigit() or int(schema) > SCHEMA_VERSION:
-        raise UsageError(
-            f"'{path}' has schema {schema}, this ft2 reads up to {SCHEMA_VERSION}",
-            "update ft2",
-        )
-    return tensors, info
-
-
-# ---------------------------------------------------------------------------- signals
 
 
 class Interrupts:
@@ -266,9 +127,6 @@ class Interrupts:
         if self.pending is not None:
             signum, self.pending = self.pending, None
             raise Interrupted(signum, hint)
-
-
-# ---------------------------------------------------------------------------- run directories
 
 
 def _rank() -> int:
@@ -361,7 +219,7 @@ class RunDir:
         ``latest`` is written after it; then all but the newest two checkpoints are removed.
         """
         folder = self.path / "checkpoints"
-        temporary = folder / f".{step:06d}{_MARK}"
+        temporary = folder / f".{step:06d}{TEMPORARY_SUFFIX}"
         if self._main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -374,7 +232,7 @@ class RunDir:
             raise
         _barrier()
         if self._main:
-            _publish_dir(temporary, folder / f"{step:06d}")
+            publish_dir(temporary, folder / f"{step:06d}")
             write_atomic(folder / "latest", f"{step:06d}\n")
             self._prune(step)
         _barrier()
@@ -440,7 +298,7 @@ def _plain(values: Mapping[str, object]) -> dict[str, object]:
     plain = {}
     for key, value in values.items():
         item = getattr(value, "item", None)
-        plain[key] = _finite(item() if callable(item) else value)
+        plain[key] = finite(item() if callable(item) else value)
     return plain
 
 
@@ -486,7 +344,7 @@ def _compare(path: Path, config: Config) -> None:
 def _clean(path: Path) -> None:
     """Remove what a killed process left under temporary names."""
     for folder in (path, path / "checkpoints"):
-        for entry in folder.glob(f".*{_MARK}"):
+        for entry in folder.glob(f".*{TEMPORARY_SUFFIX}"):
             if entry.is_dir():
                 shutil.rmtree(entry)
             else:
