@@ -1,4 +1,4 @@
-"""Talking-NSQ: from generated clips and scores to preference pairs in Arrow shards."""
+"""Talking-NSQ: from clips and scores to preference pairs in Arrow shards with a card."""
 
-if not __name__.startswith("ft2."):
-    raise ImportError("import ft2.nsq, not nsq")
+if __name__ != "ft2.nsq":
+    raise ImportError(f"import this package as 'ft2.nsq', not as '{__name__}'")

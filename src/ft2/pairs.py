@@ -120,9 +120,7 @@ class ClipRecord:
             directory / f"{self.audio_id}.flac",
             directory / f"{self.reference_id}.png",
         )
-        for path, data in zip(
-            paths, (self.video, self.audio, self.reference), strict=True
-        ):
+        for path, data in zip(paths, (self.video, self.audio, self.reference), strict=True):
             path.write_bytes(memoryview(data))
         return paths
 
@@ -208,17 +206,9 @@ def clip_schema(sample_rate: int = 16000) -> pa.Schema:
 
 
 def pair_schema() -> pa.Schema:
-    """Return the Arrow schema of the table `pairs`; labels index `LABELS`, null means unlabelled."""
-    text = (
-        "pair_id",
-        "condition_id",
-        "prompt",
-        "clip_a",
-        "clip_b",
-        "audio_id",
-        "reference_id",
-    )
-    text += ("identity_id", "source", "model_a", "model_b")
+    """Return the Arrow schema of the table `pairs`; labels index `LABELS`, null: unlabelled."""
+    text = ["pair_id", "condition_id", "prompt", "clip_a", "clip_b", "audio_id", "reference_id"]
+    text += ["identity_id", "source", "model_a", "model_b"]
     fields = [pa.field(name, pa.string()) for name in text]
     fields += [pa.field(name, pa.int64()) for name in ("seed_a", "seed_b")]
     for d in DIMENSIONS:
@@ -239,9 +229,7 @@ def pair_schema() -> pa.Schema:
     return _with_features(fields, special | {"label_source": sources})
 
 
-def shard_paths(
-    dataset_dir: Path, table: Literal["clips", "pairs"], split: str
-) -> list[Path]:
+def shard_paths(dataset_dir: Path, table: Literal["clips", "pairs"], split: str) -> list[Path]:
     """Return the shard files of a table and split in order.
 
     Raises:
@@ -253,16 +241,12 @@ def shard_paths(
         splits = sorted({p.name.split("-")[0] for p in folder.glob("*.arrow")})
         raise UsageError(
             f"{dataset_dir} has no {table} of split {split!r}",
-            hint=f"splits there: {', '.join(splits)}"
-            if splits
-            else "build it: ft2 nsq build",
+            hint=f"splits there: {', '.join(splits)}" if splits else "build it: ft2 nsq build",
         )
     return paths
 
 
-def read_table(
-    dataset_dir: Path, table: Literal["clips", "pairs"], split: str
-) -> pa.Table:
+def read_table(dataset_dir: Path, table: Literal["clips", "pairs"], split: str) -> pa.Table:
     """Return a whole table, memory-mapped (media stay on disk until a value is read)."""
     tables = []
     for path in shard_paths(dataset_dir, table, split):
@@ -280,24 +264,16 @@ def read_clips(dataset_dir: Path | str, split: str = "train") -> dict[str, ClipR
     clips = {}
     for batch in read_table(Path(dataset_dir), "clips", split).to_batches():
         rows = batch.drop_columns(["video", "audio", "reference"]).to_pylist()
-        media = {
-            n: batch.column(n).field("bytes") for n in ("video", "audio", "reference")
-        }
+        media = {n: batch.column(n).field("bytes") for n in ("video", "audio", "reference")}
         for i, row in enumerate(rows):
-            scores = Scores(
-                *(min(1.0, max(0.0, row.pop(f"score_{d}"))) for d in DIMENSIONS)
-            )
+            scores = Scores(*(min(1.0, max(0.0, row.pop(f"score_{d}"))) for d in DIMENSIONS))
             row.pop("seconds"), row.pop("has_audio")
             buffers = {name: column[i].as_buffer() for name, column in media.items()}
-            clips[row["clip_id"]] = ClipRecord(
-                **row, split=split, scores=scores, **buffers
-            )
+            clips[row["clip_id"]] = ClipRecord(**row, split=split, scores=scores, **buffers)
     return clips
 
 
-def read_pair_records(
-    dataset_dir: Path | str, split: str = "train"
-) -> Iterator[PairRecord]:
+def read_pair_records(dataset_dir: Path | str, split: str = "train") -> Iterator[PairRecord]:
     """Yield every pair of a split with labels and scores, without media."""
     for row in read_table(Path(dataset_dir), "pairs", split).to_pylist():
         yield PairRecord(
@@ -312,9 +288,7 @@ def read_pair_records(
         )
 
 
-def read_pairs(
-    dataset_dir: Path | str, dimension: Store, split: str = "train"
-) -> list[Preference]:
+def read_pairs(dataset_dir: Path | str, dimension: Store, split: str = "train") -> list[Preference]:
     """Return one store as chosen/rejected pairs, in file order; an empty store gives [].
 
     Args:
@@ -326,9 +300,7 @@ def read_pairs(
         UsageError: unknown dimension, or no such dataset or split.
     """
     if dimension not in STORES:
-        raise UsageError(
-            f"unknown dimension {dimension!r}", hint=f"one of {', '.join(STORES)}"
-        )
+        raise UsageError(f"unknown dimension {dimension!r}", hint=f"one of {', '.join(STORES)}")
     clips = read_clips(dataset_dir, split)
     preferences = []
     for record in read_pair_records(dataset_dir, split):
@@ -337,13 +309,9 @@ def read_pairs(
         decided = DIMENSIONS if dimension == "all" else (dimension,)
         a_wins = record.labels[DIMENSIONS.index(decided[0])] == "A"
         chosen, rejected = (record.clip_a, record.clip_b)[:: 1 if a_wins else -1]
-        gaps = [
-            clips[chosen].scores.get(d) - clips[rejected].scores.get(d) for d in decided
-        ]
+        gaps = [clips[chosen].scores.get(d) - clips[rejected].scores.get(d) for d in decided]
         preferences.append(
-            Preference(
-                record.pair_id, dimension, clips[chosen], clips[rejected], min(gaps)
-            )
+            Preference(record.pair_id, dimension, clips[chosen], clips[rejected], min(gaps))
         )
     return preferences
 
@@ -369,9 +337,7 @@ def read_conditions(path: Path | str) -> list[Condition]:
         try:
             condition = _condition(json.loads(line), path.parent)
             if condition.condition_id in conditions:
-                raise ValueError(
-                    f"condition_id {condition.condition_id!r} is there twice"
-                )
+                raise ValueError(f"condition_id {condition.condition_id!r} is there twice")
             conditions[condition.condition_id] = condition
         except (ValueError, TypeError) as error:
             problems.append(f"{path}:{number}: {error}")
