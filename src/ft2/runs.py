@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from ft2.board import Board
 from ft2.config import Config, dump_yaml, flatten
 from ft2.errors import Interrupted, RunError, UsageError
 from ft2.files import (
@@ -154,6 +155,7 @@ class RunDir:
         if (path / "result.json").exists():
             self.result = read_json(path / "result.json")
         self._main = _rank() == 0
+        self._board = Board(path / "tb")
 
     @classmethod
     def open(
@@ -192,11 +194,16 @@ class RunDir:
         return cls(path)
 
     def log(self, step: int, **values: object) -> None:
-        """Append one object to ``metrics.jsonl`` and flush it; NaN is written as null."""
+        """Append one object to ``metrics.jsonl`` and flush it; NaN is written as null.
+
+        The numbers among the values go to TensorBoard (``tb/``) too.
+        """
         if self._main:
-            line = json.dumps({"step": step, **_plain(values)}, allow_nan=False)
+            plain = _plain(values)
+            line = json.dumps({"step": step, **plain}, allow_nan=False)
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+            self._board.add(step, plain)
 
     def rewind(self, step: int) -> None:
         """Drop the metrics after ``step``, and a line that a kill cut short."""
@@ -211,6 +218,7 @@ class RunDir:
             except (ValueError, KeyError, TypeError):
                 continue
         write_atomic(file, "".join(kept))
+        self._board.restart(step)
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
@@ -265,6 +273,7 @@ class RunDir:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, which marks the run as complete; call it last."""
         if self._main:
+            self._board.flush()
             write_json(self.path / "result.json", dict(result))
         _barrier()
         self.result = dict(result)
