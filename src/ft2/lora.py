@@ -11,16 +11,17 @@ The gate is an argument of every call and never module state: a gate kept as an 
 silently wrong gradients under activation checkpointing and with several draws in one graph.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ft2.errors import UsageError
+from ft2.runs import load_tensors, read_json, save_tensors, write_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -34,9 +35,7 @@ class FusedLinear(nn.Linear):
     still fits. Expert k owns rows ``k*r:(k+1)*r`` of ``lora_A`` and these columns of ``lora_B``.
     """
 
-    def __init__(
-        self, base: nn.Linear, num_experts: int, rank: int, alpha: float
-    ) -> None:
+    def __init__(self, base: nn.Linear, num_experts: int, rank: int, alpha: float) -> None:
         """Take over ``base``'s parameters and add experts with ``B = 0`` (no effect at first).
 
         Args:
@@ -46,9 +45,7 @@ class FusedLinear(nn.Linear):
             alpha: LoRA scale; an expert of gate weight 1 acts with ``alpha / rank``.
         """
         if num_experts < 1 or rank < 1:
-            raise UsageError(
-                f"num_experts {num_experts} and rank {rank} must be at least 1"
-            )
+            raise UsageError(f"num_experts {num_experts} and rank {rank} must be at least 1")
         nn.Module.__init__(self)
         self.in_features = base.in_features
         self.out_features = base.out_features
@@ -60,10 +57,12 @@ class FusedLinear(nn.Linear):
         self.weight.requires_grad_(False)
         if self.bias is not None:
             self.bias.requires_grad_(False)
-        like = {"device": base.weight.device, "dtype": _master_dtype(base.weight.dtype)}
-        size = num_experts * rank
-        self.lora_A = nn.Parameter(torch.empty(size, base.in_features, **like))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, size, **like))
+        size, device = num_experts * rank, base.weight.device
+        dtype = _master_dtype(base.weight.dtype)
+        down = torch.empty(size, base.in_features, device=device, dtype=dtype)
+        up = torch.zeros(base.out_features, size, device=device, dtype=dtype)
+        self.lora_A = nn.Parameter(down)
+        self.lora_B = nn.Parameter(up)
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     @property
@@ -95,9 +94,7 @@ class FusedLinear(nn.Linear):
                 f"gate is {tuple(gate.shape)}, wanted {(input.shape[0], self.num_experts)} "
                 f"for input {tuple(input.shape)}"
             )
-        scale = (
-            (gate * self.scaling).repeat_interleave(self.rank, dim=1).to(input.dtype)
-        )
+        scale = (gate * self.scaling).repeat_interleave(self.rank, dim=1).to(input.dtype)
         scale = scale.reshape(scale.shape[0], *([1] * (input.ndim - 2)), scale.shape[1])
         hidden = F.linear(input, self.lora_A.to(input.dtype)) * scale
         return base + F.linear(hidden, self.lora_B.to(input.dtype))
@@ -158,25 +155,17 @@ def install_experts(
         UsageError: A target matches nothing or something that is not a plain ``nn.Linear``.
     """
     if any(isinstance(m, FusedLinear) for m in module.modules()):
-        raise UsageError(
-            "experts are already installed", hint="load a fresh base model"
-        )
+        raise UsageError("experts are already installed", hint="load a fresh base model")
     found: dict[str, nn.Linear] = {}
     unmatched = []
     for target in dict.fromkeys(targets):
-        names = [
-            n
-            for n, _ in module.named_modules()
-            if n == target or n.endswith("." + target)
-        ]
+        names = [n for n, _ in module.named_modules() if n == target or n.endswith("." + target)]
         if not names:
             unmatched.append(target)
         for name in names:
             linear = module.get_submodule(name)
             if type(linear) is not nn.Linear:
-                raise UsageError(
-                    f"LoRA target {name} is a {type(linear).__name__}, not a Linear"
-                )
+                raise UsageError(f"LoRA target {name} is a {type(linear).__name__}, not a Linear")
             found[name] = linear
     if unmatched or not found:
         linears = sorted({n.split(".", 2)[-1] for n, m in module.named_modules()
@@ -202,9 +191,7 @@ def fused_linears(module: nn.Module) -> Iterator[tuple[str, FusedLinear]]:
 
 def expert_parameters(module: nn.Module) -> list[nn.Parameter]:
     """List all expert parameters (every ``lora_A`` and ``lora_B``), in module order."""
-    return [
-        p for _, layer in fused_linears(module) for p in (layer.lora_A, layer.lora_B)
-    ]
+    return [p for _, layer in fused_linears(module) for p in (layer.lora_A, layer.lora_B)]
 
 
 def expert_state(module: nn.Module, expert: int) -> dict[str, Tensor]:
@@ -219,9 +206,7 @@ def expert_state(module: nn.Module, expert: int) -> dict[str, Tensor]:
         rows = layer.rows(expert)
         a, b = layer.lora_A[rows], layer.lora_B[:, rows]
         state[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = a.detach().cpu().clone()
-        state[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = (
-            b.detach().cpu().contiguous().clone()
-        )
+        state[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = b.detach().cpu().contiguous().clone()
     return state
 
 
@@ -243,8 +228,6 @@ def save_expert(
     Returns:
         The directory.
     """
-    from ft2.runs import save_tensors, write_json
-
     layers = dict(fused_linears(module))
     if not layers:
         raise UsageError("this network carries no experts to save")
@@ -297,14 +280,10 @@ def load_expert(module: nn.Module, expert: int, directory: str | Path) -> None:
     rank, scaling = int(config["r"]), float(config["lora_alpha"]) / int(config["r"])
     for name, layer in layers.items():
         if rank > layer.rank:
-            raise UsageError(
-                f"adapter {directory} has rank {rank}, the slot {layer.rank}"
-            )
+            raise UsageError(f"adapter {directory} has rank {rank}, the slot {layer.rank}")
         a, b = (tensors[f"{_PEFT_PREFIX}{name}.lora_{x}.weight"] for x in "AB")
         if a.shape[1] != layer.in_features or b.shape[0] != layer.out_features:
-            raise UsageError(
-                f"adapter {directory}: {name} is {tuple(b.shape)} x {tuple(a.shape)}"
-            )
+            raise UsageError(f"adapter {directory}: {name} is {tuple(b.shape)} x {tuple(a.shape)}")
         start = layer.rows(expert).start
         factor = scaling / layer.scaling
         with torch.no_grad():
@@ -314,26 +293,20 @@ def load_expert(module: nn.Module, expert: int, directory: str | Path) -> None:
             layer.lora_B[:, start : start + rank] = b.to(layer.lora_B) * factor
 
 
-def read_adapter(directory: str | Path) -> tuple[dict[str, object], dict[str, Tensor]]:
+def read_adapter(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a PEFT adapter directory into (config, tensors).
 
     Raises:
         UsageError: A file is missing or not a LoRA adapter.
     """
-    from safetensors.torch import load_file
-
     directory = Path(directory)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (directory / name).is_file():
-            raise UsageError(
-                f"{directory} holds no {name}", hint="give an expert's directory"
-            )
-    config = json.loads((directory / ADAPTER_CONFIG).read_text())
+            raise UsageError(f"{directory} holds no {name}", hint="give an expert's directory")
+    config = read_json(directory / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
-        raise UsageError(
-            f"{directory} is no LoRA adapter: peft_type {config.get('peft_type')!r}"
-        )
-    return config, load_file(directory / ADAPTER_WEIGHTS)
+        raise UsageError(f"{directory} is no LoRA adapter: peft_type {config.get('peft_type')!r}")
+    return config, load_tensors(directory / ADAPTER_WEIGHTS)[0]
 
 
 def _master_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -33,9 +33,7 @@ def dit() -> WanTransformer3DModel:
     )  # fmt: skip
 
 
-def adapted(
-    num_experts: int = 1, rank: int = 4, alpha: float = 8.0, seed: int = 0
-) -> nn.Module:
+def adapted(num_experts: int = 1, rank: int = 4, alpha: float = 8.0, seed: int = 0) -> nn.Module:
     model = dit()
     install_experts(model, TARGETS, num_experts, rank, alpha)
     torch.manual_seed(seed)
@@ -50,9 +48,7 @@ def fold(model: nn.Module, gate: float) -> None:
     with torch.no_grad():
         for _, layer in fused_linears(model):
             rows = layer.rows(0)
-            layer.weight += (
-                gate * layer.scaling * layer.lora_B[:, rows] @ layer.lora_A[rows]
-            )
+            layer.weight += gate * layer.scaling * layer.lora_B[:, rows] @ layer.lora_A[rows]
 
 
 def inputs() -> dict[str, torch.Tensor]:

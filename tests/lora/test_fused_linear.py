@@ -25,18 +25,14 @@ class Block(nn.Module):
         self.out = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        return apply_linear(
-            self.out, torch.tanh(apply_linear(self.to_q, x, gate)), gate
-        )
+        return apply_linear(self.out, torch.tanh(apply_linear(self.to_q, x, gate)), gate)
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in expert_parameters(module):
-            parameter.copy_(
-                torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-            )
+            parameter.copy_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
 
 
 def fused(num_experts: int = 3, rank: int = 2, alpha: float = 5.0) -> FusedLinear:
@@ -114,9 +110,7 @@ def test_frames_folded_into_the_batch_need_repeated_rows() -> None:
     x = torch.randn(2, 5, 3, 6, dtype=torch.float64)
     gate = torch.randn(2, 3, dtype=torch.float64)
     folded = layer(x.reshape(10, 3, 6), repeat_gate(gate, 5))
-    torch.testing.assert_close(
-        folded.reshape(2, 5, 3, 10), layer(x, gate), rtol=0, atol=1e-13
-    )
+    torch.testing.assert_close(folded.reshape(2, 5, 3, 10), layer(x, gate), rtol=0, atol=1e-13)
     assert repeat_gate(None, 5) is None
     with pytest.raises(ValueError, match="gate is"):
         layer(x.reshape(10, 3, 6), gate)
@@ -154,9 +148,7 @@ def test_equals_peft_with_three_active_adapters() -> None:
 def test_equals_peft_cat_merge() -> None:
     weights = [0.3, 0.7, 1.1]
     ours, theirs, gate = peft_twin([1.0, 1.0, 1.0])
-    theirs.add_weighted_adapter(
-        ["0", "1", "2"], weights, "merged", combination_type="cat"
-    )
+    theirs.add_weighted_adapter(["0", "1", "2"], weights, "merged", combination_type="cat")
     theirs.set_adapter("merged")
     x = torch.randn(2, 4, 6, dtype=torch.float64)
     expected = ours(x, gate * torch.tensor(weights, dtype=torch.float64))
@@ -176,9 +168,7 @@ def test_gradient_under_checkpointing_with_two_draws_in_one_graph() -> None:
         for draw in (0.5, 2.0):
             gate = torch.softmax(theta * draw, 0).repeat(2, 1)
             if checkpointed:
-                y = torch.utils.checkpoint.checkpoint(
-                    block, x, gate, use_reentrant=False
-                )
+                y = torch.utils.checkpoint.checkpoint(block, x, gate, use_reentrant=False)
             else:
                 y = block(x, gate)
             total = total + (y**2).mean()
@@ -204,9 +194,7 @@ def test_install_counts_freezes_and_keeps_names() -> None:
         (["q"], "match no module"),
     ],
 )
-def test_targets_that_match_nothing_are_errors(
-    targets: list[str], message: str
-) -> None:
+def test_targets_that_match_nothing_are_errors(targets: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         install_experts(Block(), targets, 1, 2, 2.0)
 
