@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.nsq.conftest import ColourScorer, HashGenerator, write_conditions
+from nsq_fakes import ColourScorer, HashGenerator, write_conditions
 
 from ft2.errors import Interrupted, RunError, UsageError
 from ft2.nsq.build import build
@@ -233,13 +233,13 @@ def test_kill_during_the_build_then_resume(config: NsqConfig, tmp_path: Path) ->
         from ft2.nsq.build import build
         from ft2.nsq.config import NsqConfig
         from ft2.runs import Silent
-        from tests.nsq.conftest import ColourScorer, HashGenerator
+        from nsq_fakes import ColourScorer, HashGenerator
         config = NsqConfig.model_validate_json(Path(sys.argv[1]).read_text())
         print("go", flush=True)
         build(config, Path(sys.argv[2]), HashGenerator(), ColourScorer(), resume=True,
               progress=Silent())
     """
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parent
     out = tmp_path / "killed"
     command = [sys.executable, "-c", textwrap.dedent(code)]
     command += [str(tmp_path / "config.json"), str(out)]
