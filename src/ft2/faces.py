@@ -46,7 +46,7 @@ Landmarks = NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
 
-class NoFace(UsageError):  # noqa: N818  (a name that reads well in `except`)
+class NoFace(UsageError):
     """No face was found in a picture that must show one."""
 
 

@@ -29,7 +29,7 @@ LOG_MEL_FLOOR = 1e-5
 
 _WINDOW = 400
 _FFT = 512
-_SPEECH_DBFS = -55.0
+_SPEECH_POWER = 10 ** (-55.0 / 10)
 
 Audio = NDArray[np.float32]
 
@@ -94,7 +94,7 @@ def phones(audio: Audio, text: str | None = None) -> list[Phone]:
     if words and not re.search(r"\d", text or ""):
         found = _align(pcm, words)
     if not found:
-        found = _free_loop(pcm)
+        found = [_hushed(phone, audio) for phone in _free_loop(pcm)]
     return _without_gaps(found, seconds)
 
 
@@ -103,13 +103,7 @@ def has_speech(audio: Audio) -> bool:
 
     By energy: at least 0.1 s must be louder than -55 dBFS once the mean is taken off.
     """
-    size = SAMPLE_RATE // 50
-    count = len(audio) // size
-    if not count:
-        return False
-    blocks = np.asarray(audio[: count * size], np.float64).reshape(count, size)
-    power = ((blocks - blocks.mean(axis=1, keepdims=True)) ** 2).mean(axis=1)
-    return int((power > 10 ** (_SPEECH_DBFS / 10)).sum()) >= 5
+    return int((_power(audio) > _SPEECH_POWER).sum()) >= 5
 
 
 def speech_notes(audio: Audio, seconds: float) -> list[str]:
@@ -234,6 +228,20 @@ def _free_loop(pcm: bytes) -> list[Phone]:
 def _phone(name: str, start: int, end: int) -> Phone:
     plain = name.rstrip("012")
     return Phone(plain if plain.isalpha() else "SIL", start / 100.0, end / 100.0)
+
+
+def _power(audio: Audio) -> NDArray[np.float64]:
+    """Return the power [N // 320] of blocks of 20 ms, their means taken off."""
+    size = SAMPLE_RATE // 50
+    blocks = np.asarray(audio[: len(audio) // size * size], np.float64).reshape(-1, size)
+    return np.asarray(((blocks - blocks.mean(axis=1, keepdims=True)) ** 2).mean(axis=1))
+
+
+def _hushed(phone: Phone, audio: Audio) -> Phone:
+    """Return silence in place of a phone that the free loop heard in digital silence."""
+    part = audio[round(phone.start * SAMPLE_RATE) : round(phone.end * SAMPLE_RATE)]
+    silent = (_power(part) <= _SPEECH_POWER).all()
+    return Phone("SIL", phone.start, phone.end) if silent else phone
 
 
 def _without_gaps(found: list[Phone], seconds: float) -> list[Phone]:

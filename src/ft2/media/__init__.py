@@ -3,8 +3,9 @@
 One path for every file: PyAV (the libraries of FFmpeg) reads and writes both pictures and sound.
 Its pixels are those of decord and torchcodec, and it is the only one of the three that also
 writes, reports the time stamps that keep sound and picture together, and opens a silent video
-without an error. Everything here is deterministic: the encoder runs on one thread, without the one x264
-feature that is not repeatable, and no clock time is stored, so the same frames give the same bytes.
+without an error. Everything here is deterministic: the encoder runs on one thread, without the
+one feature of x264 that is not repeatable, and no clock time is stored, so the same frames give
+the same bytes.
 """
 
 from ft2.media.pictures import Frames, contact_sheet, encode_png, read_image, write_png
