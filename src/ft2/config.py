@@ -87,6 +87,8 @@ class EngineConfig(Config):
     """Clip the global gradient norm to this; 0 switches clipping off."""
     warmup_steps: int = Field(0, ge=0)
     """Optimiser steps of linear warm-up from 0."""
+    decay_steps: int = Field(0, ge=0)
+    """Steps after which the rate has fallen to a twentieth, as a cosine; 0 keeps it constant."""
     micro_batch_size: int = Field(1, ge=1)
     """Samples a process handles in one forward pass."""
     accumulation_steps: int = Field(1, ge=1)

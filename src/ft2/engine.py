@@ -8,6 +8,7 @@ the trainable parameters and the same warm-up, so that on one process they give 
 import contextlib
 import gc
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -85,15 +86,20 @@ def make_engine(config: EngineConfig, module: nn.Module, run_dir: Path | None = 
 
 
 def learning_rate_at(config: EngineConfig, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up ``(step + 1) / warmup``, then constant.
+    """Return the learning rate of a step: linear warm-up ``(step + 1) / warmup``, then constant
+    or, with ``decay_steps``, a cosine that ends at a twentieth.
 
     Args:
         config: Gives the peak and the number of warm-up steps.
         step: Steps already done, >= 0.
     """
+    rate = config.learning_rate
+    if config.decay_steps:
+        place = min(1.0, step / config.decay_steps)
+        rate *= 0.05 + 0.475 * (1 + math.cos(math.pi * place))
     if step >= config.warmup_steps:
-        return config.learning_rate
-    return config.learning_rate * (step + 1) / config.warmup_steps
+        return rate
+    return rate * (step + 1) / config.warmup_steps
 
 
 def deepspeed_config(config: EngineConfig) -> dict[str, object]:
