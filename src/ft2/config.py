@@ -7,7 +7,7 @@ reported at once, with ``file:line`` and a suggestion for a misspelt key.
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -351,8 +351,9 @@ def _describe(
 
 def _suggest_key(cls: type[BaseModel], loc: Location) -> str:
     model: type[BaseModel] | None = cls
-    for part in loc[:-1]:
-        model = _model_of(model, str(part))
+    for part in loc[:-1]:  # indices of lists and keys of mappings stay within the same model
+        if model is not None and str(part) in model.model_fields:
+            model = _model_of(model, str(part))
     siblings = {} if model is None else {name: name for name in model.model_fields}
     prefix = ".".join(str(part) for part in loc[:-1])
     dotted = {name: f"{prefix}.{name}" if prefix else name for name in siblings}
@@ -364,10 +365,12 @@ def _suggest_key(cls: type[BaseModel], loc: Location) -> str:
 
 
 def _all_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name in cls.model_fields:
+    """Yield the dotted names of all keys that can be written as one, not those inside lists."""
+    for name, field in cls.model_fields.items():
         yield f"{prefix}{name}"
         inner = _model_of(cls, name)
-        if inner is not None and inner is not cls:
+        listed = get_origin(field.annotation) in (list, tuple, dict)
+        if inner is not None and inner is not cls and not listed:
             yield from _all_keys(inner, f"{prefix}{name}.")
 
 
