@@ -182,6 +182,20 @@ def install_experts(
     return len(found)
 
 
+def remove_experts(module: nn.Module) -> int:
+    """Put the plain base linears back in place; their weights are the untouched, frozen base's.
+
+    Returns:
+        The number of linears restored (0 if there were no experts).
+    """
+    layers = list(fused_linears(module))
+    for name, layer in layers:
+        linear = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        linear.weight, linear.bias = layer.weight, layer.bias
+        setattr(module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], linear)
+    return len(layers)
+
+
 def fused_linears(module: nn.Module) -> Iterator[tuple[str, FusedLinear]]:
     """Yield (name, layer) of every adapted linear, in module order."""
     for name, layer in module.named_modules():

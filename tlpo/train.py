@@ -1,0 +1,235 @@
+"""The two stages: one expert on one dimension's pairs, and the gate over frozen experts."""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ft2.engine import make_engine
+from ft2.lora import fused_linears, install_experts, remove_experts, save_expert
+from ft2.pairs import Preference, Store, read_pairs
+from ft2.runs import Progress, RunDir, Silent, check_output
+from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
+from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
+from ft2.tlpo.data import PairData, require_pairs, split_held_out
+from ft2.tlpo.gate import (
+    FusionGate,
+    constant_gate,
+    features_dim,
+    softmax_entropy,
+    timestep_features,
+)
+from ft2.tlpo.loop import HeldOut, run_loop
+from ft2.tlpo.policy import install_policy_experts, ordered, save_policy
+from ft2.tlpo.step import GateFunction, PreferenceStep, base_gate
+from ft2.wan.model import TalkingModel
+from ft2.wan.weights import load_talking_model
+
+Result = dict[str, object]
+
+
+def train_expert(
+    config: ExpertConfig,
+    output: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    model: TalkingModel | None = None,
+) -> Result:
+    """Train one expert LoRA; the run directory gets ``adapter/`` (PEFT layout).
+
+    Args:
+        config: Stage 1.
+        output: Run directory.
+        resume: Go on with an existing run; a complete one is returned as it is.
+        progress: Where to report.
+        model: The base if it is already loaded; its experts, if any, are removed, and it is
+            given back as a plain base.
+
+    Returns:
+        The run's result: ``dimension``, ``pairs``, ``steps``, ``stopped``, ``held_out_start``,
+        ``held_out``, ``parameters``, ``norm_b``.
+
+    Raises:
+        UsageError: The dataset has too few pairs, or an input does not fit.
+        Interrupted: A signal came; ``resume`` goes on.
+    """
+    check_output(output, resume=resume)
+    pairs = _read(config, config.dimension)
+    run = RunDir.open(output, config=config, resume=resume)
+    if run.result is not None:
+        return run.result
+    progress = progress or Silent()
+    model = _prepare(model, config)
+    base = model_hash(model)
+    data, unseen = _encode(pairs, config, output, model, progress)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        lora = config.lora
+        count = install_experts(model.dit, lora.targets, 1, lora.rank, lora.alpha)
+    try:
+        gate = _constant(model, (1.0,))
+        trainable = {n: p for n, p in model.dit.named_parameters() if p.requires_grad}
+        loop = _run(run, config, model, gate, base_gate, trainable, data, unseen,
+                    f"expert {config.dimension}", progress)  # fmt: skip
+        save_expert(model.dit, 0, output / "adapter", {"base": base, "dimension": config.dimension})
+        norm = sum(
+            float(layer.lora_B.detach().norm() ** 2) for _, layer in fused_linears(model.dit)
+        )
+    finally:
+        remove_experts(model.dit)
+    result: Result = {"stage": "expert", "dimension": config.dimension, "linears": count}
+    result |= {"parameters": sum(p.numel() for p in trainable.values()), "norm_b": norm**0.5}
+    result |= {"pairs": len(data), "base": base, **loop}
+    run.finish(result)
+    return result
+
+
+def train_fusion(
+    config: FusionConfig,
+    output: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    model: TalkingModel | None = None,
+) -> Result:
+    """Train the gate over frozen experts; the run directory gets ``policy/``.
+
+    Args:
+        config: Stage 2.
+        output: Run directory.
+        resume: Go on with an existing run; a complete one is returned as it is.
+        progress: Where to report.
+        model: The base if it is already loaded; given back as a plain base.
+
+    Returns:
+        The run's result: as of `train_expert`, and ``mean_weights`` of the experts, ``entropy``
+        of the softmax part (1 is uniform).
+
+    Raises:
+        UsageError: Experts are missing or do not fit, or there are too few pairs.
+        Interrupted: A signal came; ``resume`` goes on.
+    """
+    check_output(output, resume=resume)
+    experts = ordered(config.experts)
+    pairs = _read(config, config.store)
+    run = RunDir.open(output, config=config, resume=resume)
+    if run.result is not None:
+        return run.result
+    progress = progress or Silent()
+    model = _prepare(model, config)
+    base = model_hash(model)
+    data, unseen = _encode(pairs, config, output, model, progress)
+    install_policy_experts(model, experts)
+    try:
+        gate, reference = _make_gates(config, model, len(experts))
+        trainable = {f"gate.{n}": p for n, p in gate.named_parameters() if p.requires_grad}
+        loop = _run(run, config, model, _gate_function(config, model, gate), reference,
+                    trainable, data, unseen, "fusion", progress)  # fmt: skip
+        save_policy(output / "policy", experts, gate, config.gate.input, base)
+        levels = torch.linspace(0.02, 1, 50, device=model.device)
+        tau = timestep_features(model.dit, levels, config.gate.input)
+        mean = gate(tau).detach().mean((0, 1)).tolist()
+        entropy = softmax_entropy(gate, tau)
+    finally:
+        remove_experts(model.dit)
+    result: Result = {"stage": "fusion", "experts": list(experts), "store": config.store}
+    result |= {"parameters": sum(p.numel() for p in trainable.values()), "entropy": entropy}
+    result |= {"mean_weights": dict(zip(experts, mean, strict=True))}
+    result |= {"pairs": len(data), "base": base, **loop}
+    run.finish(result)
+    return result
+
+
+def _read(config: StageConfig, store: Store) -> tuple[list[Preference], list[Preference]]:
+    """Return (training, held-out) pairs of a store, refusing too few before anything loads."""
+    pairs = read_pairs(config.dataset, store)
+    train, held_out = split_held_out(pairs, config.loop.held_out, config.loop.seed)
+    require_pairs(train, store, config.dataset, least=config.engine.micro_batch_size)
+    return train, held_out
+
+
+def _prepare(model: TalkingModel | None, config: StageConfig) -> TalkingModel:
+    """Return the base, loaded if needed, without experts and frozen."""
+    if model is None:
+        model = load_talking_model(config.model, config.device)
+    remove_experts(model.dit)
+    model.dit.requires_grad_(False)
+    model.dit.eval()
+    if config.gradient_checkpointing:
+        model.dit.enable_gradient_checkpointing()
+    else:
+        model.dit.disable_gradient_checkpointing()
+    return model
+
+
+def _encode(
+    pairs: tuple[list[Preference], list[Preference]],
+    config: StageConfig,
+    output: Path,
+    model: TalkingModel,
+    progress: Progress,
+) -> tuple[PairData, PairData]:
+    train, held_out = pairs
+    clips = unique_clips([*train, *held_out])
+    cache: Cache = fill_cache(clips, config.cache_dir(output), model, config.encoding, progress)
+    data = PairData(train, cache, config.mask).without_small_masks()
+    require_pairs(data.pairs, "masked", config.dataset, least=config.engine.micro_batch_size)
+    return data, PairData(held_out, cache, config.mask).without_small_masks()
+
+
+def _constant(model: TalkingModel, weights: tuple[float, ...]) -> GateFunction:
+    def gate(sigma: Tensor) -> Tensor:
+        return constant_gate(len(sigma), model.num_layers, weights).to(sigma.device)
+
+    return gate
+
+
+def _gate_function(
+    config: FusionConfig, model: TalkingModel, gate: FusionGate
+) -> Callable[[Tensor], Tensor]:
+    def weights(sigma: Tensor) -> Tensor:
+        out: Tensor = gate(timestep_features(model.dit, sigma, config.gate.input))
+        return out
+
+    return weights
+
+
+def _make_gates(
+    config: FusionConfig, model: TalkingModel, num_experts: int
+) -> tuple[FusionGate, GateFunction]:
+    """Return the gate to train and the reference's gate function, both in their initial state."""
+    width = features_dim(model.dit, config.gate.input)
+    gate = FusionGate(model.num_layers, num_experts, width, config.gate.bias_init).to(model.device)
+    gate.bias.requires_grad_(config.gate.train_bias)
+    if config.reference == "base":
+        return gate, base_gate
+    initial = copy.deepcopy(gate).requires_grad_(False)
+    return gate, _gate_function(config, model, initial)
+
+
+def _run(
+    run: RunDir,
+    config: StageConfig,
+    model: TalkingModel,
+    gate: GateFunction,
+    reference: GateFunction,
+    trainable: Mapping[str, nn.Parameter],
+    data: PairData,
+    unseen: PairData,
+    stage: str,
+    progress: Progress,
+) -> Result:
+    whole = model.dit if config.engine.zero_stage == 3 else None
+    step = PreferenceStep(model, gate, reference, trainable, config.dpo, whole)
+    engine = make_engine(config.engine, step, run.path)
+    try:
+        held_out = HeldOut(step, unseen, config.loop, config.engine.micro_batch_size)
+        result = run_loop(run, engine, held_out, data, config, model.device, stage, progress)
+        with engine.gathered():
+            pass
+    finally:
+        engine.close()
+    return result
