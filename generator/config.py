@@ -1,0 +1,128 @@
+"""Configs of ``ft2 generator train`` and ``ft2 generate``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ft2.config import Config, EngineConfig
+from ft2.wan.spec import WanSpec
+
+
+class SigmaConfig(Config):
+    """Distribution of the training noise level: a shifted logit-normal."""
+
+    mean: float = 0.0
+    """Mean of the logit."""
+    std: float = Field(1.0, gt=0)
+    """Standard deviation of the logit."""
+    shift: float = Field(1.0, gt=0)
+    """Wan's shift; above 1 trains more at high noise."""
+
+
+class DropoutConfig(Config):
+    """Probabilities with which each condition is dropped, independently of the others."""
+
+    text: float = Field(0.1, ge=0, le=1)
+    """The prompt becomes the empty prompt."""
+    image: float = Field(0.1, ge=0, le=1)
+    """The picture's embedding becomes zero; the image latents stay."""
+    audio: float = Field(0.1, ge=0, le=1)
+    """The audio branch is scaled by zero."""
+
+
+class PrepareConfig(Config):
+    """How codec, tokenizer and speech tower are made when training starts from nothing."""
+
+    codec_clips: int = Field(3000, ge=1)
+    """Clips on which the closed-form part of the codec is fitted."""
+    ridge: float = Field(1e-3, gt=0)
+    """Ridge strength, relative to the mean variance of the regressors."""
+    scale_power: float = Field(0.25, ge=0, le=0.5)
+    """Latents are divided by variance to this power; 0.5 whitens them."""
+    correction_steps: int = Field(1500, ge=0)
+    """Steps of the codec's correction network."""
+    correction_rate: float = Field(1e-3, gt=0)
+    """Its learning rate."""
+    tower_steps: int = Field(1200, ge=0)
+    """Steps of the speech tower on the corpus's phones."""
+    vocabulary: int = Field(384, ge=260)
+    """Size of the byte-level tokenizer learned on the captions."""
+    encoder_seed: int = 0
+    """Seed of the frozen random text and image encoders."""
+
+
+class TrainConfig(Config):
+    """Base training of the generator: one stage of the two of FantasyTalking."""
+
+    stage: Literal["clip", "frame"] = "clip"
+    """``clip``: every video token hears the whole clip; ``frame``: only its own window."""
+    data: str = "data/arrays"
+    """Directory of array shards, as ``ft2 puppet arrays`` writes."""
+    model: WanSpec = WanSpec()
+    """Weights to start from, or an architecture and ``weights: none`` to start from nothing."""
+    start: str | None = None
+    """Run directory of an earlier stage, whose averaged weights are the start."""
+    steps: int = Field(1000, ge=1)
+    """Optimiser steps."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    sigma: SigmaConfig = SigmaConfig()
+    """Training noise levels."""
+    dropout: DropoutConfig = DropoutConfig()
+    """Condition dropout."""
+    lip_probability: float = Field(0.8, ge=0, le=1)
+    """Frame stage: probability of weighting the loss by the lips (1 - eta of the paper)."""
+    lip_background: float = Field(0.0, ge=0, le=1)
+    """Weight of latents that the lips do not touch, relative to those they touch."""
+    whole_audio_probability: float = Field(0.0, ge=0, le=1)
+    """Frame stage: share of batches that still hear the whole clip."""
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of the weight average that is exported; it warms up as (1 + n) / (10 + n)."""
+    checkpoint_seconds: float = Field(60.0, gt=0)
+    """Time between checkpoints; it does not change the result."""
+    prepare: PrepareConfig = PrepareConfig()
+    """Codec, tokenizer and speech tower."""
+    engine: EngineConfig = EngineConfig()
+    """Optimiser; ``micro_batch_size`` times ``accumulation_steps`` clips a step."""
+
+
+class GuidanceConfig(Config):
+    """Classifier-free guidance; a scale of 1 is no guidance."""
+
+    prompt: float = Field(5.0, ge=0)
+    """Strength of the prompt, w_p."""
+    audio: float = Field(5.0, ge=0)
+    """Strength of the audio, w_a."""
+    audio_until: float = Field(1.0, ge=0, le=1)
+    """Share of the steps with audio guidance; afterwards w_a = w_p (two passes)."""
+    negative_prompt: str = ""
+    """Prompt of the unconditional pass."""
+
+
+class GenerateConfig(Config):
+    """How ``ft2 generate`` samples a clip."""
+
+    model: WanSpec = WanSpec()
+    """The talking model."""
+    prompt: str = ""
+    """Caption of the clip."""
+    steps: int = Field(30, ge=1)
+    """Euler steps."""
+    shift: float = Field(5.0, gt=0)
+    """Wan's shift of the noise levels."""
+    guidance: GuidanceConfig = GuidanceConfig()
+    """Classifier-free guidance."""
+    audio_scale: float = Field(1.0, ge=0)
+    """Strength of the audio branch."""
+    seed: int = Field(0, ge=0)
+    """Seed of the noise."""
+    batch_size: int = Field(1, ge=1)
+    """Clips that are sampled together."""
+    device: str = "cpu"
+    """Where the transformer computes, ``cpu`` or ``cuda``."""
+    crf: int = Field(16, ge=0, le=51)
+    """Quality of the h264 file; lower is better."""
+    min_portrait_psnr: float | None = None
+    """Refuse a portrait whose mouth the codec cannot return at this PSNR (dB)."""

@@ -1,0 +1,213 @@
+"""Training clips as arrays, and the encoded form on which the transformer is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ft2 import faces
+from ft2.errors import UsageError
+from ft2.runs import Progress, hash_file, load_tensors, save_tensors
+from ft2.wan.audio import cut_windows, whole_clip
+from ft2.wan.condition import Conditioning
+from ft2.wan.encoders import encode_image, log_mel_tokens, wav2vec2_tokens
+from ft2.wan.model import TalkingModel
+
+NEEDED = ("frames", "audio", "caption", "identity_id", "audio_id")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips of one data directory.
+
+    Attributes:
+        frames: uint8 [N, F, H, W, 3].
+        audio: float32 [N, S] in [-1, 1].
+        captions: one text a clip.
+        identities: identity of each clip.
+        audios: utterance of each clip.
+        curves: driving curves that are on show, float32 [N, F, D]; only judges read them.
+        flawless: True where no defect was put in, [N, 3]; only judges read it.
+        fingerprint: hash over the files.
+    """
+
+    frames: NDArray[np.uint8]
+    audio: NDArray[np.float32]
+    captions: list[str]
+    identities: list[str]
+    audios: list[str]
+    curves: NDArray[np.float32] | None
+    flawless: NDArray[np.bool_] | None
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.frames)
+
+
+def read_clips(directory: str | Path, limit: int | None = None) -> Clips:
+    """Read all shards (``*.npz``) of a directory in the order of their names.
+
+    Args:
+        directory: where the shards are.
+        limit: read at most this many clips.
+
+    Raises:
+        UsageError: if there are no shards or one lacks an array.
+    """
+    paths = sorted(Path(directory).glob("*.npz"))
+    if not paths:
+        raise UsageError(
+            f"there are no array shards (*.npz) in '{directory}'",
+            "make them with `ft2 puppet arrays`, or set `data`",
+        )
+    parts: dict[str, list[NDArray[np.generic]]] = {}
+    hashes, count = [], 0
+    for path in paths:
+        with np.load(path, allow_pickle=False) as shard:
+            missing = [name for name in NEEDED if name not in shard]
+            if missing:
+                raise UsageError(f"'{path}' lacks {', '.join(missing)}")
+            for name in (*NEEDED, *(n for n in ("shown", "labels") if n in shard)):
+                parts.setdefault(name, []).append(shard[name])
+            count += len(shard["frames"])
+        hashes.append(hash_file(path)[:16])
+        if limit is not None and count >= limit:
+            break
+    joined = {name: np.concatenate(arrays)[:limit] for name, arrays in parts.items()}
+    audio = joined["audio"]
+    if audio.dtype == np.int16:
+        audio = audio.astype(np.float32) / 32768
+    return Clips(
+        frames=joined["frames"].astype(np.uint8, copy=False),
+        audio=audio.astype(np.float32, copy=False),
+        captions=[str(text) for text in joined["caption"]],
+        identities=[str(name) for name in joined["identity_id"]],
+        audios=[str(name) for name in joined["audio_id"]],
+        curves=joined["shown"].astype(np.float32) if "shown" in joined else None,
+        flawless=joined["labels"].astype(bool) if "labels" in joined else None,
+        fingerprint="-".join(hashes),
+    )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Clips in the transformer's terms; float16 at rest.
+
+    Attributes:
+        x: latents, [N, C, f, h, w].
+        y: image latents and mask, [N, 4 + C, f, h, w].
+        image: picture embeddings, [N, I, D].
+        tokens: audio tokens of the whole clip, [N, L, D].
+        texts: embeddings of the distinct captions, [M, T, D]; 0 is the empty prompt.
+        caption: which of ``texts`` a clip has, [N].
+        lips: share of lips in each latent position, grown by one, [N, h, w] in {0, 1}.
+    """
+
+    x: Tensor
+    y: Tensor
+    image: Tensor
+    tokens: Tensor
+    texts: Tensor
+    caption: Tensor
+    lips: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.x)
+
+    def conditioning(
+        self, index: Tensor, num_frames: int, whole_audio: bool, reference: Tensor | None = None
+    ) -> Conditioning:
+        """Return the conditions of the clips at ``index`` [B] in float32.
+
+        ``reference`` (uint8 [B, H, W, 3]) is needed only to decode.
+        """
+        tokens = self.tokens[index].float()
+        audio, mask = whole_clip(tokens) if whole_audio else cut_windows(tokens, num_frames)
+        if reference is None:
+            reference = torch.zeros(len(index), 1, 1, 3, dtype=torch.uint8)
+        return Conditioning(
+            self.y[index].float(),
+            self.texts[self.caption[index]].float(),
+            self.image[index].float(),
+            audio,
+            mask,
+            reference,
+        )
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def lip_cells(first_frames: NDArray[np.uint8], rows: int, columns: int) -> Tensor:
+    """Return latent positions that the lips of the given frame touch, grown by one, [N, h, w].
+
+    Clips whose face is not found get the fixed mouth box of an aligned crop.
+    """
+    height, width = first_frames.shape[1:3]
+    fallback = np.zeros((height, width), bool)
+    fallback[faces.mouth_slice(height)] = True
+    masks = []
+    for points in faces.track(first_frames):
+        lost = np.isnan(points).any()
+        masks.append(fallback if lost else faces.lip_mask(points, height, width))
+    pixels = torch.from_numpy(np.stack(masks)).float()[:, None]
+    cells = torch.nn.functional.adaptive_max_pool2d(pixels, (rows, columns))
+    return torch.nn.functional.max_pool2d(cells, 3, stride=1, padding=1)[:, 0]
+
+
+def encode_clips(model: TalkingModel, clips: Clips, progress: Progress, size: int = 64) -> Encoded:
+    """Encode all clips: latents, image latents, embeddings, audio tokens, lip positions."""
+    texts = ["", *sorted(set(clips.captions))]
+    place = {text: index for index, text in enumerate(texts)}
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "image", "tokens", "lips")}
+    shape = model.latent_shape()
+    for part in _batches(len(clips), size):
+        frames = torch.from_numpy(clips.frames[part])
+        reference = frames[:, 0]
+        audios = list(clips.audio[part])
+        tokens = _audio_tokens(model, audios)
+        y = model.image_latents(reference)
+        held = Conditioning(y, y[:, :1, 0, 0], y[:, :1, 0, 0], tokens, tokens[..., 0] > 0, reference)
+        parts["x"].append(model.encode_video(frames, held).half())
+        parts["y"].append(y.half())
+        parts["image"].append(
+            encode_image(model.image, reference, model.architecture.image).half()
+        )
+        parts["tokens"].append(tokens.half())
+        parts["lips"].append(lip_cells(clips.frames[part, 0], shape[2], shape[3]))
+        progress.update("encode clips", part.stop, len(clips))
+    joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    caption = torch.tensor([place[text] for text in clips.captions])
+    return Encoded(**joined, texts=model.encode_prompts(texts).half(), caption=caption)
+
+
+def _audio_tokens(model: TalkingModel, audios: list[NDArray[np.float32]]) -> Tensor:
+    spec = model.architecture.audio
+    if spec.kind == "wav2vec2":
+        assert model.speech is not None
+        return wav2vec2_tokens(model.speech, audios)
+    return log_mel_tokens(model.speech, audios, spec)  # type: ignore[arg-type]
+
+
+def cached_encoding(
+    model: TalkingModel, clips: Clips, path: Path, key: str, progress: Progress
+) -> Encoded:
+    """Return the encoded clips from ``path`` if it holds those of ``key``, else make and keep them."""
+    if path.is_file():
+        tensors, metadata = load_tensors(path)
+        if metadata.get("key") == key:
+            return Encoded(**tensors)
+    encoded = encode_clips(model, clips, progress)
+    state = {name: getattr(encoded, name) for name in Encoded.__dataclass_fields__}
+    save_tensors(path, state, {"key": key})
+    return encoded

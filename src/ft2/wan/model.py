@@ -1,0 +1,234 @@
+"""The talking model: encoders, codec and transformer behind four methods."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ft2.config import ClipFormat
+from ft2.errors import UsageError
+from ft2.flow import TIMESTEP_SCALE, per_sample
+from ft2.wan.audio import cut_windows, whole_clip
+from ft2.wan.codec import Codec
+from ft2.wan.condition import Conditioning
+from ft2.wan.dit import TalkingTransformer
+from ft2.wan.encoders import (
+    SpeechTower,
+    encode_image,
+    encode_text,
+    log_mel_tokens,
+    wav2vec2_tokens,
+)
+from ft2.wan.spec import Architecture, WanSpec
+
+MIN_SIGMA = 1e-3
+
+
+class LatentSpace(nn.Module):
+    """The affine map between raw codec latents and what the transformer sees.
+
+    ``x = (z - shift) / scale``, where ``z`` is first made relative to the reference held still
+    if the architecture says ``residual``. ``variance`` is that of ``x``, for the Gaussian skip.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    variance: Tensor
+    image_shift: Tensor
+    image_scale: Tensor
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        """Create the identity map for latents [C, f, h, w]; size-1 dimensions broadcast."""
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+        self.register_buffer("variance", torch.ones(shape))
+        self.register_buffer("image_shift", torch.zeros(shape))
+        self.register_buffer("image_scale", torch.ones(shape))
+
+
+class TalkingModel:
+    """Everything a generator or a trainer asks of the model.
+
+    Attributes:
+        clip: the clips it makes.
+        dit: the transformer; experts are installed into it.
+        codec: encodes and decodes raw latents.
+        space: map between raw latents and ``x``.
+        num_layers: transformer blocks, the gate's second dimension.
+    """
+
+    def __init__(
+        self,
+        spec: WanSpec,
+        architecture: Architecture,
+        dit: TalkingTransformer,
+        codec: Codec,
+        space: LatentSpace,
+        text: nn.Module,
+        tokenizer: object,
+        image: nn.Module,
+        speech: nn.Module | None,
+    ) -> None:
+        """Join loaded parts; see ``ft2.wan.weights.load_talking_model``."""
+        self.spec, self.architecture = spec, architecture
+        self.clip: ClipFormat = architecture.clip
+        self.dit, self.codec, self.space = dit, codec, space
+        self.text, self.tokenizer, self.image, self.speech = text, tokenizer, image, speech
+        self.num_layers = architecture.dit.num_layers
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the transformer."""
+        return next(self.dit.parameters()).device
+
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Return the shape [C, f, h, w] of one clip's latents."""
+        channels = self.architecture.latent.channels
+        return channels, self.clip.num_latent_frames, self.clip.height // 8, self.clip.width // 8
+
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
+        """Return prompt embeddings [B, T, D], zero beyond each prompt's end."""
+        spec = self.architecture.text
+        return encode_text(self.text, self.tokenizer, prompts, spec.max_tokens)
+
+    def encode_audio(
+        self, audios: list[NDArray[np.float32]], whole: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return audio windows [B, F, L, D] and their mask for clips of the model's length.
+
+        Args:
+            audios: mono sound, each exactly ``clip.num_samples`` long.
+            whole: give every token the whole clip (one window) instead.
+
+        Raises:
+            UsageError: if a sound has another length or a value that is not finite.
+        """
+        for audio in audios:
+            if len(audio) != self.clip.num_samples or not np.isfinite(audio).all():
+                raise UsageError(
+                    f"the audio has {len(audio)} samples (finite: {np.isfinite(audio).all()}),"
+                    f" the model takes {self.clip.num_samples}",
+                    "pad it with silence or cut it first",
+                )
+        spec = self.architecture.audio
+        if spec.kind == "wav2vec2":
+            assert self.speech is not None
+            tokens = wav2vec2_tokens(self.speech, audios)
+        else:
+            assert self.speech is None or isinstance(self.speech, SpeechTower)
+            tokens = log_mel_tokens(self.speech, audios, spec)
+        return whole_clip(tokens) if whole else cut_windows(tokens, self.clip.num_frames)
+
+    def encode_conditions(
+        self,
+        portraits: NDArray[np.uint8],
+        audios: list[NDArray[np.float32]],
+        prompts: list[str],
+        whole_audio: bool = False,
+    ) -> Conditioning:
+        """Encode a batch of conditions.
+
+        Args:
+            portraits: aligned pictures of the clip's size, uint8 [B, H, W, 3].
+            audios: sounds of exactly ``clip.num_samples`` samples.
+            prompts: captions.
+            whole_audio: clip-level audio, one window for all tokens.
+        """
+        reference = torch.from_numpy(np.ascontiguousarray(portraits))
+        wanted = (self.clip.height, self.clip.width, 3)
+        if reference.dtype != torch.uint8 or reference.shape[1:] != wanted:
+            raise UsageError(
+                f"the portrait is {tuple(reference.shape[1:])} {reference.dtype},"
+                f" the model takes uint8 {wanted}",
+                "crop it with ft2.faces.align",
+            )
+        audio, mask = self.encode_audio(audios, whole_audio)
+        image = encode_image(self.image, reference, self.architecture.image)
+        return Conditioning(
+            self.image_latents(reference), self.encode_prompts(prompts), image, audio, mask, reference
+        ).to(self.device)
+
+    def encode_condition(
+        self, portrait: NDArray[np.uint8], audio: NDArray[np.float32], prompt: str
+    ) -> Conditioning:
+        """Encode one condition: aligned portrait uint8 [H, W, 3], sound, caption."""
+        return self.encode_conditions(portrait[None], [audio], [prompt])
+
+    def image_latents(self, reference: Tensor) -> Tensor:
+        """Return the mask and the image latents of the reference, [B, 4 + C, f, h, w]."""
+        frames = reference[:, None].expand(-1, self.clip.num_frames, -1, -1, -1).clone()
+        if self.architecture.latent.fill == "zeros":
+            frames[:, 1:] = 127
+        latents = self.codec.encode(frames)
+        latents = (latents - self.space.image_shift) / self.space.image_scale
+        if self.architecture.latent.fill == "repeat":
+            latents = latents[:, :, :1].expand_as(latents)
+        mask = torch.zeros_like(latents[:, :4])
+        mask[:, :, 0] = 1
+        return torch.cat((mask, latents), 1)
+
+    def _held(self, reference: Tensor) -> Tensor | float:
+        """Return raw latents of the reference held still, or 0 if latents are absolute."""
+        if not self.architecture.latent.residual:
+            return 0.0
+        held = self.codec.encode(reference[:, None].expand(-1, 5, -1, -1, -1))
+        frames = self.clip.num_latent_frames
+        return torch.cat((held[:, :, :1], held[:, :, 1:].expand(-1, -1, frames - 1, -1, -1)), 2)
+
+    def encode_video(self, frames: Tensor | NDArray[np.uint8], cond: Conditioning) -> Tensor:
+        """Encode clips uint8 [B, F, H, W, 3] to the transformer's latents x [B, C, f, h, w]."""
+        video = torch.as_tensor(frames)
+        raw = self.codec.encode(video).to(self.device) - self._held(cond.reference)
+        x: Tensor = (raw - self.space.shift) / self.space.scale
+        return x
+
+    def decode(self, x: Tensor, cond: Conditioning) -> Tensor:
+        """Decode latents x [B, C, f, h, w] to clips uint8 [B, F, H, W, 3]."""
+        raw = x.float() * self.space.scale + self.space.shift + self._held(cond.reference)
+        return self.codec.decode(raw, cond.reference)
+
+    def velocity(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        cond: Conditioning,
+        gate: Tensor | None = None,
+        audio_scale: Tensor | None = None,
+    ) -> Tensor:
+        """Return the velocity (noise - clean) at x, float32 [B, C, f, h, w].
+
+        Args:
+            x: noisy latents, [B, C, f, h, w].
+            sigma: noise levels in [0, 1], [B].
+            cond: conditions of the batch.
+            gate: expert weights, [B, num_layers, K]; None is the base network.
+            audio_scale: strength of the audio branch, [B]; None is 1, 0 is "no audio".
+        """
+        dtype = self.dit.patch_embedding.weight.dtype
+        out: Tensor = self.dit(
+            torch.cat((x, cond.latents_mask_y.to(x)), 1).to(dtype),
+            TIMESTEP_SCALE * sigma,
+            cond.text.to(dtype),
+            cond.image.to(dtype),
+            cond.audio.to(dtype),
+            cond.audio_mask,
+            audio_scale,
+            gate,
+        ).float()
+        if self.architecture.latent.gaussian_skip:
+            out = out + gaussian_skip(x, sigma, self.space.variance)
+        return out
+
+
+def gaussian_skip(x: Tensor, sigma: Tensor, variance: Tensor) -> Tensor:
+    """Return the best linear estimate of the velocity for data N(0, variance).
+
+    ``E[noise - clean | x] = x (s - (1 - s) d2) / ((1 - s)^2 d2 + s^2)`` with s = sigma and
+    d2 = variance: the transformer only has to learn what is not Gaussian.
+    """
+    level = per_sample(sigma.clamp_min(MIN_SIGMA), x)
+    keep = 1 - level
+    return x * (level - keep * variance) / (keep.square() * variance + level.square())

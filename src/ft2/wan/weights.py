@@ -1,0 +1,238 @@
+"""Saving and loading of talking models that ft2 itself trains.
+
+A directory holds ``architecture.json``, ``dit``, ``codec``, ``text``, ``image`` and (with a speech
+tower) ``speech.safetensors``, ``tokenizer.json`` and ``provenance.json``. Weights may be stored
+in float16; they are computed with in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ft2.errors import UsageError
+from ft2.runs import hash_file, load_tensors, read_json, save_tensors, write_atomic, write_json
+from ft2.wan.codec import PatchCodec
+from ft2.wan.dit import TalkingTransformer
+from ft2.wan.encoders import SpeechTower, image_encoder, text_encoder
+from ft2.wan.model import LatentSpace, TalkingModel
+from ft2.wan.spec import Architecture, WanSpec
+from ft2.weights import nano_dir
+
+NUM_PHONES = 41
+"""Classes of the speech tower's training head: 39 ARPAbet phones, silence, anything else."""
+
+
+def weights_dir(spec: WanSpec) -> Path:
+    """Return the directory that ``spec.weights`` names.
+
+    Raises:
+        UsageError: if there is no such directory.
+    """
+    path = nano_dir() if spec.weights == "nano" else Path(spec.weights).expanduser()
+    if not path.is_dir():
+        raise UsageError(
+            f"there are no weights at '{path}'",
+            "set `weights` to `nano` or to a directory of weights",
+        )
+    return path
+
+
+def read_architecture(spec: WanSpec) -> Architecture:
+    """Return the architecture: the spec's own, else the one saved with the weights."""
+    if spec.architecture is not None:
+        return spec.architecture
+    path = weights_dir(spec) / "architecture.json"
+    if not path.is_file():
+        raise UsageError(
+            f"'{path.parent}' has no architecture.json",
+            "give `architecture` in the config (`{}` is Wan2.1-I2V-14B)",
+        )
+    return Architecture.model_validate(read_json(path))
+
+
+def build_dit(architecture: Architecture) -> TalkingTransformer:
+    """Return a transformer of the given sizes with fresh weights."""
+    dit, latent = architecture.dit, architecture.latent
+    return TalkingTransformer(
+        patch_size=dit.patch_size,
+        num_attention_heads=dit.num_attention_heads,
+        attention_head_dim=dit.attention_head_dim,
+        in_channels=2 * latent.channels + 4,
+        out_channels=latent.channels,
+        text_dim=architecture.text.d_model,
+        freq_dim=dit.freq_dim,
+        ffn_dim=dit.ffn_dim,
+        num_layers=dit.num_layers,
+        image_dim=architecture.image.hidden_size,
+        added_kv_proj_dim=dit.dim,
+        audio_features=architecture.audio.features,
+        audio_dim=dit.audio_dim,
+    )
+
+
+def meta_dit(spec: WanSpec) -> TalkingTransformer:
+    """Return the transformer on the meta device: shapes and counts, no memory."""
+    with torch.device("meta"):
+        return build_dit(read_architecture(spec))
+
+
+def build_model(spec: WanSpec, architecture: Architecture, tokenizer: object) -> TalkingModel:
+    """Return a model of ft2's own kind with fresh weights (codec zero, encoders random)."""
+    clip, audio = architecture.clip, architecture.audio
+    if architecture.latent.codec != "pca" or audio.kind != "log_mel":
+        raise UsageError(
+            f"cannot build '{architecture.name}' from nothing: codec"
+            f" {architecture.latent.codec} and audio {audio.kind} need published weights",
+        )
+    rows, columns = clip.height // 8, clip.width // 8
+    shape = (architecture.latent.channels, clip.num_latent_frames, rows, columns)
+    tower = SpeechTower(audio.num_mels, audio.tower_dim, NUM_PHONES) if audio.tower_dim else None
+    return TalkingModel(
+        spec,
+        architecture,
+        build_dit(architecture),
+        PatchCodec(rows, columns),
+        LatentSpace(shape),
+        text_encoder(architecture.text),
+        tokenizer,
+        image_encoder(architecture.image),
+        tower,
+    )
+
+
+def read_tokenizer(path: Path) -> object:
+    """Return the tokenizer saved in one ``tokenizer.json``."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not path.is_file():
+        raise UsageError(f"the tokenizer '{path}' does not exist")
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="<pad>", eos_token="</s>")
+
+
+def parts(model: TalkingModel) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a model, file by file."""
+    assert isinstance(model.codec, nn.Module)
+    space = {f"space.{name}": value for name, value in model.space.state_dict().items()}
+    files = {
+        "dit": dict(model.dit.state_dict()),
+        "codec": {**model.codec.state_dict(), **space},
+        "text": dict(model.text.state_dict()),
+        "image": dict(model.image.state_dict()),
+    }
+    if model.speech is not None:
+        files["speech"] = dict(model.speech.state_dict())
+    return files
+
+
+def compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with floating-point values in float16.
+
+    Raises:
+        UsageError: if a value does not fit into float16.
+    """
+    small = {}
+    for name, value in tensors.items():
+        half = value.half() if value.is_floating_point() else value
+        if not torch.isfinite(half).all():
+            raise UsageError(f"'{name}' has values beyond float16 (largest {value.abs().max()})")
+        small[name] = half
+    return small
+
+
+def save_model(
+    model: TalkingModel, directory: Path, provenance: Mapping[str, object], half: bool = True
+) -> None:
+    """Write a model's files; ``provenance`` gets the hash of each one.
+
+    Args:
+        model: the model; experts must not be installed.
+        directory: is created; files in it are replaced one by one.
+        provenance: how the weights were made.
+        half: store in float16.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    hashes = {}
+    for name, tensors in parts(model).items():
+        unique = {key: value.contiguous().clone() for key, value in tensors.items()}
+        path = directory / f"{name}.safetensors"
+        save_tensors(path, compact(unique) if half else unique)
+        hashes[path.name] = hash_file(path)
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        write_atomic(directory / "tokenizer.json", backend.to_str())
+        hashes["tokenizer.json"] = hash_file(directory / "tokenizer.json")
+    write_json(directory / "architecture.json", model.architecture.model_dump(mode="json"))
+    write_json(directory / "provenance.json", {**provenance, "sha256": hashes})
+
+
+def load_parts(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into a module, all of them and no others, in the module's own dtype.
+
+    Raises:
+        UsageError: naming missing, unknown and misshapen tensors.
+    """
+    wanted = module.state_dict()
+    problems = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
+    problems += [f"unknown {name}" for name in tensors.keys() - wanted.keys()]
+    for name in wanted.keys() & tensors.keys():
+        if wanted[name].shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, want {tuple(wanted[name].shape)}"
+            problems.append(f"{name} is {shapes}")
+    if problems:
+        listed = "; ".join(sorted(problems)[:5])
+        raise UsageError(
+            f"'{path}' does not fit this model: {len(problems)} tensors ({listed})",
+            "use weights of the same architecture",
+        )
+    cast = {name: tensors[name].to(value.dtype) for name, value in wanted.items()}
+    module.load_state_dict(cast)
+
+
+def load_own(spec: WanSpec, architecture: Architecture, directory: Path) -> TalkingModel:
+    """Load a directory that :func:`save_model` wrote."""
+    model = build_model(spec, architecture, read_tokenizer(directory / "tokenizer.json"))
+    assert isinstance(model.codec, nn.Module)
+    path = directory / "codec.safetensors"
+    tensors, _ = load_tensors(path)
+    space = {k.removeprefix("space."): v for k, v in tensors.items() if k.startswith("space.")}
+    load_parts(model.space, space, path)
+    own = {name: value for name, value in tensors.items() if not name.startswith("space.")}
+    load_parts(model.codec, own, path)
+    modules = {"dit": model.dit, "text": model.text, "image": model.image, "speech": model.speech}
+    for name, module in modules.items():
+        if module is not None:
+            path = directory / f"{name}.safetensors"
+            load_parts(module, load_tensors(path)[0], path)
+    return model
+
+
+def load_talking_model(spec: WanSpec, device: str | torch.device = "cpu") -> TalkingModel:
+    """Load a talking model, frozen and in eval mode.
+
+    Args:
+        spec: weights, architecture, precision.
+        device: where the transformer computes.
+
+    Raises:
+        UsageError: if files are missing or do not fit.
+    """
+    architecture = read_architecture(spec)
+    directory = weights_dir(spec)
+    if architecture.latent.codec == "wan_vae":
+        from ft2.wan.published import load_published
+
+        model = load_published(spec, architecture, directory)
+    else:
+        model = load_own(spec, architecture, directory)
+    for module in (model.dit, model.text, model.image, model.speech, model.codec, model.space):
+        if isinstance(module, nn.Module):
+            module.eval().requires_grad_(False)
+    if spec.precision == "bf16":
+        model.dit.to(torch.bfloat16)
+    model.dit.to(device)
+    model.space.to(device)
+    return model
