@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ft2.__main__ import main
+from ft2.config import EngineConfig
+from ft2.runs import RunDir, save_tensors, write_json
+
+
+def info(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as stop:
+        main(["info", str(path), "--json"])
+    assert stop.value.code == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def weights(path: Path) -> Path:
+    save_tensors(path, {"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.float16)})
+    return path
+
+
+def test_weights_are_counted_from_their_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = weights(tmp_path / "w.safetensors")
+    found = info(path, capsys)
+    assert (found["what"], found["tensors"], found["parameters"]) == ("weights", 2, 10)
+    assert found["types"] == ["F16", "F32"]
+    assert found["bytes"] == path.stat().st_size
+
+
+def test_a_run_directory_shows_its_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = RunDir.open(tmp_path / "r", config=EngineConfig(), resume=False, argv=["ft2", "x"])
+    with run.checkpoint(7):
+        pass
+    found = info(run.path, capsys)
+    assert (found["what"], found["complete"], found["last_checkpoint"]) == (
+        "run directory",
+        False,
+        7,
+    )
+    run.finish({"loss": 1.5})
+    assert info(run.path, capsys)["result"] == {"loss": 1.5}
+
+
+def test_adapters_policies_and_datasets_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_json(tmp_path / "lora" / "adapter_config.json", {"r": 8, "lora_alpha": 16})
+    weights(tmp_path / "lora" / "adapter_model.safetensors")
+    found = info(tmp_path / "lora", capsys)
+    assert (found["what"], found["r"], found["tensors"]) == ("adapter", 8, 2)
+    write_json(tmp_path / "policy" / "policy.json", {"schema": 1, "kind": "gated"})
+    weights(tmp_path / "policy" / "gate.safetensors")
+    found = info(tmp_path / "policy", capsys)
+    assert (found["what"], found["kind"], found["parameters"]) == ("policy", "gated", 10)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ratings.jsonl").write_text("{}\n{}\n\n")
+    assert info(tmp_path / "data", capsys)["ratings"] == 2
+
+
+@pytest.mark.parametrize("blob", [b"", b"\xff" * 100, (4).to_bytes(8, "little") + b"{{{{"])
+def test_damaged_weights_are_refused(
+    tmp_path: Path, blob: bytes, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "w.safetensors").write_bytes(blob)
+    with pytest.raises(SystemExit) as stop:
+        main(["info", str(tmp_path / "w.safetensors")])
+    assert stop.value.code == 2
+    assert "not a readable safetensors file" in capsys.readouterr().err
+
+
+def test_other_things_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.txt").write_text("x")
+    for path in (tmp_path, tmp_path / "a.txt"):
+        with pytest.raises(SystemExit) as stop:
+            main(["info", str(path)])
+        assert stop.value.code == 2
+    assert "nothing that ft2 knows" in capsys.readouterr().err
