@@ -59,8 +59,10 @@ class NsqConfig(Config):
     """Directory of the policy that generates; null is the base model."""
     critic: str
     """Directory of a trained critic (the output of `ft2 critic train`)."""
-    critic_config: str
-    """Preset or YAML file of the critic that the adapter belongs to."""
+    critic_batch_size: int = Field(16, ge=1)
+    """Clips that the critic judges together."""
+    critic_device: str = "cpu"
+    """Where the critic runs: ``cpu``, ``cuda``, ``cuda:1``."""
     clip: ClipFormat = ClipFormat()
     """Format that every candidate must have; others are dropped and counted."""
     num_candidates: int = Field(8, ge=2)

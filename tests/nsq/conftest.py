@@ -17,7 +17,6 @@ def config(tmp_path: Path) -> NsqConfig:
         conditions=str(path),
         generator="fake/generate",
         critic="fake-critic",
-        critic_config="fake/critic",
         clip=CLIP,
         num_candidates=6,
         chunk_conditions=2,

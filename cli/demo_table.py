@@ -1,0 +1,62 @@
+"""The one table that the demo prints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ft2.pairs import DIMENSIONS
+
+_CRITIC_ROWS = {
+    "majority": "critic: majority answer",
+    "untrained": "critic: untrained",
+    "critic": "critic: trained",
+}
+
+
+def table_text(result: Mapping[str, Any]) -> str:
+    """Return result.json's figures as one table of plain text; without times, so that the same
+    seed gives the same table."""
+    from io import StringIO
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(result["scores"]["base"])
+    table = Table(box=box.SIMPLE_HEAD, title="ft2 demo", title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in _rows(result, columns):
+        table.add_row(*row)
+    text = StringIO()
+    Console(file=text, width=132, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
+
+
+def _rows(result: Mapping[str, Any], columns: list[str]) -> list[list[str]]:
+    def by_dimension(label: str, values: Mapping[str, str]) -> list[str]:
+        return [label, *(values.get(column, "") for column in columns)]
+
+    rows = [
+        by_dimension(label, {d: _estimate(result["critic"][key][d]) for d in DIMENSIONS})
+        for key, label in _CRITIC_ROWS.items()
+    ]
+    rows.append(by_dimension("training pairs", {d: str(result["pairs"][d]) for d in DIMENSIONS}))
+    experts = {d: _estimate(result["experts"][d]["held_out"]) for d in DIMENSIONS}
+    rows.append(by_dimension("expert: held-out implicit accuracy", experts))
+    base = {column: _estimate(result["scores"]["base"][column]) for column in columns}
+    rows.append(by_dimension("score of base", base))
+    for name, deltas in result["difference_to_base"].items():
+        values = {column: _estimate(deltas[column], signed=True) for column in columns}
+        rows.append(by_dimension(f"{name}: difference to base", values))
+    return rows
+
+
+def _estimate(estimate: Mapping[str, Any] | None, signed: bool = False) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    sign = "+" if signed else ""
+    text = f"{estimate['value']:{sign}.3f}"
+    if estimate.get("low") is not None:
+        text += f" [{estimate['low']:{sign}.2f}, {estimate['high']:{sign}.2f}]"
+    return text
