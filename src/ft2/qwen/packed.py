@@ -209,10 +209,12 @@ def packed_hidden(
     if audio is not None:
         x = x.index_copy(1, layout.audio.to(device), audio.to(video.dtype))
     position_ids = layout.position_ids.to(device)[:, None].expand(-1, batch, -1)
-    mask = layout.mask.to(device)[None, None].expand(batch, 1, -1, -1)
+    mask = layout.mask.to(device)[None, None]
+    if thinker.model.language_model.config._attn_implementation == "eager":
+        mask = torch.zeros(mask.shape, device=device, dtype=x.dtype).masked_fill(~mask, -1e9)
     out = thinker.model.language_model(
         inputs_embeds=x,
-        attention_mask={"full_attention": mask},
+        attention_mask={"full_attention": mask.expand(batch, 1, -1, -1)},
         position_ids=position_ids,
         use_cache=False,
     )

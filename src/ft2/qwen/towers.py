@@ -31,17 +31,16 @@ def patchify(pixels: Tensor, spec: QwenSpec, processor: "Qwen2_5OmniProcessor") 
         float32 [B, patches, 3 * 2 * patch_size**2], patches ordered time, row block, column block,
         then the merge_size x merge_size patches of a token.
     """
-    video = processor.video_processor
-    mean = torch.tensor(video.image_mean, dtype=torch.float32) * 255.0
-    std = torch.tensor(video.image_std, dtype=torch.float32) * 255.0
-    x = (pixels.float() - mean) / std
-    batch, _, height, width, _ = x.shape
+    batch, _, height, width, _ = pixels.shape
     size, merge = spec.vision.patch_size, spec.vision.merge_size
     rows, columns = height // size // merge, width // size // merge
-    x = x.view(batch, -1, 2, rows, merge, size, columns, merge, size, 3)
-    #          0      1   2  3     4      5     6        7      8     9
-    x = x.permute(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)
-    return x.reshape(batch, -1, 3 * 2 * size * size)
+    x = pixels.view(batch, -1, 2, rows, merge, size, columns, merge, size, 3)
+    #               0      1   2  3     4      5     6        7      8     9
+    x = x.permute(0, 1, 3, 6, 4, 7, 9, 2, 5, 8).reshape(batch, -1, 3, 2 * size * size).float()
+    video = processor.video_processor
+    mean = torch.tensor(video.image_mean, device=x.device).view(3, 1) * 255.0
+    std = torch.tensor(video.image_std, device=x.device).view(3, 1) * 255.0
+    return x.sub_(mean).div_(std).flatten(2)
 
 
 def video_features(
@@ -55,7 +54,7 @@ def video_features(
         out = thinker.get_video_features(patches.flatten(0, 1), grid, return_dict=True)
         return torch.stack(list(out.pooler_output))
     tower = thinker.model.visual
-    x = tower.patch_embed(patches.flatten(0, 1))
+    x = F.linear(patches.flatten(0, 1), tower.patch_embed.proj.weight.flatten(1))
     cos, sin = _rotary(tower, x, spec)
     x = x.view(batch * times, rows * columns, -1)
     for block in tower.blocks:
@@ -86,9 +85,10 @@ def _vision_attention(attn: torch.nn.Module, x: Tensor, cos: Tensor, sin: Tensor
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, like: Tensor) -> Tensor:
-    out = F.scaled_dot_product_attention(
-        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    )
+    """Softmax attention written out: on CPU its backward is several times that of the fused one."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+    out = scores.softmax(-1).to(value.dtype) @ value
     return out.transpose(1, 2).reshape(like.shape)
 
 

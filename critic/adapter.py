@@ -1,0 +1,167 @@
+"""The critic's LoRA: where it sits, how it is saved, a loader that refuses what does not fit."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ft2.critic.config import LoraSpec
+from ft2.errors import RunError, UsageError
+from ft2.pairs import DIMENSIONS
+from ft2.runs import atomic_dir, hash_file, load_tensors, read_json, save_tensors, write_json
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+TARGETS = (
+    r"model\.(?:language_model\.)?layers\.\d+\."
+    r"(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"
+)
+"""Linears of the text decoder, under transformers' names before and since 5.21.1."""
+
+LINEARS_PER_LAYER = 7
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class CriticCard:
+    """What an adapter needs to be asked again exactly as it was trained."""
+
+    questions: dict[str, str]
+    """Question of each dimension."""
+    model: dict[str, Any]
+    """The QwenSpec it was trained on."""
+    base_sha256: str
+    """Hash of the base weights' file; empty when the base is not one file of ft2's."""
+    thresholds: dict[str, float]
+    """Log-odds of Yes at which the answer turns, per dimension, fitted on the dev split."""
+
+
+def add_lora(
+    thinker: "Qwen2_5OmniThinkerForConditionalGeneration", spec: LoraSpec, seed: int = 0
+) -> "PeftModel":
+    """Put a fresh adapter on every linear of the text decoder and freeze everything else.
+
+    Raises:
+        RunError: The adapter did not land on the seven linears of every layer, and only there.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = get_peft_model(
+            thinker,
+            LoraConfig(
+                r=spec.rank,
+                lora_alpha=spec.alpha,  # type: ignore[arg-type]
+                lora_dropout=spec.dropout,
+                target_modules=TARGETS,
+                bias="none",
+            ),
+        )
+    layers = thinker.config.get_text_config().num_hidden_layers
+    found = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    wrong = [name for name in found if "audio_tower" in name or "visual" in name]
+    if len(found) != LINEARS_PER_LAYER * layers or wrong:
+        raise RunError(
+            f"the adapter landed on {len(found)} linears ({len(wrong)} in the towers), "
+            f"expected {LINEARS_PER_LAYER * layers} in {layers} decoder layers",
+            "this version of transformers names the decoder's layers differently",
+        )
+    return model  # type: ignore[return-value]
+
+
+def count_trainable(model: torch.nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def adapter_state(model: "PeftModel") -> dict[str, Tensor]:
+    """Return the adapter's tensors under PEFT's names."""
+    from peft import get_peft_model_state_dict
+
+    state: dict[str, Tensor] = get_peft_model_state_dict(model)
+    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def save_adapter(model: "PeftModel", card: CriticCard, directory: Path) -> None:
+    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``critic.json`` at once."""
+    with atomic_dir(directory) as temporary:
+        config = model.peft_config["default"]
+        config.inference_mode = True
+        config.save_pretrained(str(temporary))
+        config.inference_mode = False
+        save_tensors(temporary / "adapter_model.safetensors", adapter_state(model))
+        write_json(temporary / "critic.json", {"schema": SCHEMA, **card.__dict__})
+
+
+def read_card(directory: Path) -> CriticCard:
+    """Return what ``critic.json`` of an adapter says.
+
+    Raises:
+        UsageError: It is no adapter of ft2's critic, or of a later schema.
+    """
+    path = directory / "critic.json"
+    if not path.is_file():
+        inner = directory / "adapter"
+        hint = f"did you mean {inner}?" if inner.is_dir() else "train one: ft2 critic train"
+        raise UsageError(f"{directory} holds no critic (no critic.json)", hint)
+    data = read_json(path)
+    if data.pop("schema", None) != SCHEMA:
+        raise UsageError(f"{path} is not of schema {SCHEMA}", "train the critic again")
+    if set(data["questions"]) != set(DIMENSIONS):
+        raise UsageError(f"{path} asks about {sorted(data['questions'])}, not {list(DIMENSIONS)}")
+    return CriticCard(**data)
+
+
+def load_adapter(
+    thinker: "Qwen2_5OmniThinkerForConditionalGeneration", directory: Path
+) -> "PeftModel":
+    """Put a saved adapter on a base.
+
+    Raises:
+        UsageError: Files are missing, or tensors are missing, unexpected or of another shape.
+    """
+    from peft import set_peft_model_state_dict
+
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (directory / name).is_file():
+            raise UsageError(f"{directory} lacks {name}", "train the critic: ft2 critic train")
+    settings = json.loads((directory / "adapter_config.json").read_text())
+    spec = LoraSpec(rank=settings["r"], alpha=settings["lora_alpha"])
+    model = add_lora(thinker, spec)
+    tensors, _ = load_tensors(directory / "adapter_model.safetensors")
+    expected = adapter_state(model)
+    tensors = _translate(tensors, expected)
+    problems = [f"missing {n}" for n in sorted(expected.keys() - tensors.keys())]
+    problems += [f"unexpected {n}" for n in sorted(tensors.keys() - expected.keys())]
+    problems += [
+        f"{n} has shape {list(tensors[n].shape)}, expected {list(expected[n].shape)}"
+        for n in sorted(expected.keys() & tensors.keys())
+        if tensors[n].shape != expected[n].shape
+    ]
+    if problems:
+        raise UsageError(
+            f"{directory} does not fit the base: {len(problems)} tensors, first: {problems[0]}",
+            "load it with the model sizes and versions it was trained with (see critic.json)",
+        )
+    set_peft_model_state_dict(model, tensors)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _translate(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the decoder's layers between transformers' layouts before and since 5.21.1."""
+    new, old = ".model.language_model.layers.", ".model.layers."
+    if any(new in name for name in expected):
+        return {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    return {name.replace(new, old): tensor for name, tensor in tensors.items()}
+
+
+def base_hash(path: Path) -> str:
+    """Return the sha256 of a base's ``thinker.safetensors``, or "" for a foreign model."""
+    own = path / "thinker.safetensors"
+    return hash_file(own) if own.is_file() else ""

@@ -1,0 +1,67 @@
+"""What trains a critic: ratings, questions, adapter, optimiser."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ft2.config import Config, EngineConfig
+from ft2.pairs import DIMENSIONS
+from ft2.qwen.spec import QwenSpec
+
+QUESTIONS = {
+    "motion": "Is the motion natural?",
+    "lip": "Is the lip synchronized?",
+    "quality": "Is the visual quality good?",
+}
+"""The questions of FantasyTalking2's annotation, answered Yes or No."""
+
+
+class LoraSpec(Config):
+    """The adapter on the language model; the towers stay as they are."""
+
+    rank: int = Field(16, ge=1)
+    """Rank r of every adapted linear."""
+    alpha: float = Field(32, gt=0)
+    """Scale: the adapter acts with ``alpha / rank``."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+
+
+class CriticConfig(Config):
+    """Training of Talking-Critic on ratings."""
+
+    model: QwenSpec = QwenSpec()
+    """The Thinker and the clips it takes."""
+    questions: dict[str, str] = QUESTIONS
+    """Question of each dimension, in the order motion, lip, quality."""
+    ratings: str
+    """Path of a ``ratings.jsonl``."""
+    lora: LoraSpec = LoraSpec()
+    """Adapter."""
+    engine: EngineConfig = EngineConfig(
+        learning_rate=1.5e-3, micro_batch_size=16, warmup_steps=20, betas=(0.9, 0.98)
+    )
+    """Optimiser; `decay_steps` is filled in as `steps` when 0."""
+    steps: int = Field(800, ge=1)
+    """Optimiser steps."""
+    mirror: bool = True
+    """Train on mirrored clips too."""
+    swap: float = Field(0.15, ge=0, le=0.5)
+    """Share of clips that are shown with another clip's voice, their lip answer then being No."""
+    cache_features: bool = True
+    """Run the frozen towers once a clip and keep their tokens; off where those are too large."""
+    device: str = "cpu"
+    """Where the model runs: ``cpu``, ``cuda``, ``cuda:1``."""
+    checkpoint_steps: int = Field(200, ge=1)
+    """Steps between checkpoints."""
+    seed: int = Field(0, ge=0)
+    """Seed of the adapter, the order and the swaps."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if tuple(self.questions) != DIMENSIONS:
+            raise ValueError(
+                f"questions must have the keys {list(DIMENSIONS)} in this order, "
+                f"got {list(self.questions)}"
+            )
+        return self

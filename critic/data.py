@@ -1,0 +1,215 @@
+"""Ratings on disk, and the tower tokens of rated clips."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ft2.errors import UsageError
+from ft2.pairs import DIMENSIONS
+from ft2.qwen import towers
+from ft2.qwen.spec import QwenSpec
+from ft2.qwen.view import ClipView, read_views
+from ft2.runs import Progress, Silent
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+Split = Literal["train", "dev", "test"]
+KEYS = ("video", *DIMENSIONS, "identity_id", "audio_id", "split", "source")
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What raters said about one clip."""
+
+    video: Path
+    """The mp4 file."""
+    labels: tuple[bool | None, bool | None, bool | None]
+    """Yes, No or unrated for motion, lip, quality."""
+    identity_id: str
+    """Whose face."""
+    audio_id: str
+    """Which utterance."""
+    split: str
+    """``train``, ``dev`` or ``test``."""
+    source: str
+    """Who rated: ``puppet`` (known defects) or ``human``."""
+
+
+def read_ratings(path: Path, split: Split | None = None) -> list[Rating]:
+    """Return the ratings of a ``ratings.jsonl``, all or of one split.
+
+    Raises:
+        UsageError: No such file; a line that is not what it must be (its number is named); a
+            missing video; a split that shares a face or an utterance with another.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"there is no ratings file {path}", "make one with `ft2 puppet build` or annotate clips"
+        )
+    ratings = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            ratings.append(_parse(line, path, number))
+    _refuse_leaks(ratings, path)
+    chosen = [r for r in ratings if split is None or r.split == split]
+    if not chosen:
+        raise UsageError(
+            f"{path} has no ratings of split {split or 'any'}",
+            f"splits there: {', '.join(sorted({r.split for r in ratings})) or 'none'}",
+        )
+    return chosen
+
+
+def _parse(line: str, path: Path, number: int) -> Rating:
+    where = f"{path}:{number}"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict) or set(row) != set(KEYS):
+        keys = sorted(set(row) ^ set(KEYS)) if isinstance(row, dict) else [type(row).__name__]
+        raise UsageError(f"{where}: missing or unknown keys: {', '.join(keys)}")
+    labels = tuple(row[d] for d in DIMENSIONS)
+    if any(label is not None and not isinstance(label, bool) for label in labels):
+        raise UsageError(f"{where}: an answer is true, false or null, got {list(labels)}")
+    if row["split"] not in ("train", "dev", "test"):
+        raise UsageError(f"{where}: split must be train, dev or test, got {row['split']!r}")
+    video = path.parent / str(row["video"])
+    if not video.is_file():
+        raise UsageError(f"{where}: there is no video {video}")
+    names = (str(row[key]) for key in ("identity_id", "audio_id", "split", "source"))
+    return Rating(video, labels, *names)
+
+
+def _refuse_leaks(ratings: Sequence[Rating], path: Path) -> None:
+    """Refuse a face or utterance that is in training and in the test."""
+    for what in ("identity_id", "audio_id"):
+        seen = {getattr(r, what) for r in ratings if r.split == "train"}
+        both = sorted(seen & {getattr(r, what) for r in ratings if r.split == "test"})
+        if both:
+            raise UsageError(
+                f"{path}: {what} {both[0]!r} is in train and in test ({len(both)} such)",
+                "held-out figures need other faces and other speech than the training has",
+            )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tower tokens of N clip windows, float32, with their labels and origin."""
+
+    video: Tensor
+    """[N, V, hidden]."""
+    audio: Tensor
+    """[N, A, hidden]."""
+    labels: Tensor
+    """int64 [N, 3]: 1 Yes, 0 No, -1 unrated."""
+    clip: Tensor
+    """int64 [N]: which clip of the list a window is of."""
+    identity_ids: np.ndarray[Any, Any]
+    """str [N]."""
+    audio_ids: np.ndarray[Any, Any]
+    """str [N]."""
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.video)
+
+
+@torch.no_grad()
+def encode_views(
+    thinker: "Qwen2_5OmniThinkerForConditionalGeneration",
+    processor: "Qwen2_5OmniProcessor",
+    spec: QwenSpec,
+    views: Sequence[ClipView],
+    *,
+    mirror: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return tower tokens (video [B, V, hidden], audio [B, A, hidden]) of clip views.
+
+    Args:
+        thinker: The model; only its frozen towers run.
+        processor: Its processor.
+        spec: Sizes.
+        views: One or more.
+        mirror: Look at the pictures in a mirror.
+    """
+    device = next(thinker.parameters()).device
+    pixels = torch.from_numpy(np.stack([view.pixels for view in views]))
+    pixels = pixels.flip(3) if mirror else pixels
+    patches = towers.patchify(pixels, spec, processor).to(device)
+    mel, _ = towers.mel_features(processor, [view.audio for view in views])
+    video = towers.video_features(thinker, patches, spec)
+    return video, towers.audio_features(thinker, mel.to(device))
+
+
+def encode_ratings(
+    thinker: "Qwen2_5OmniThinkerForConditionalGeneration",
+    processor: "Qwen2_5OmniProcessor",
+    spec: QwenSpec,
+    ratings: Sequence[Rating],
+    *,
+    mirror: bool = False,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Tokens:
+    """Return the tower tokens of all windows of rated clips, mirrored ones after the others.
+
+    Raises:
+        UsageError: A clip cannot be read, or shows no face.
+    """
+    progress = progress or Silent()
+    views: list[ClipView] = []
+    owners: list[int] = []
+    video, audio = [], []
+    pending = 0
+    flips = (False, True) if mirror else (False,)
+    mirrored: list[Tensor] = []
+    for number, rating in enumerate(ratings):
+        found = read_views(rating.video, spec)
+        views += found
+        owners += [number] * len(found)
+        pending += len(found)
+        if pending >= batch_size or number + 1 == len(ratings):
+            for flip in flips:
+                seen, heard = encode_views(thinker, processor, spec, views[-pending:], mirror=flip)
+                (mirrored if flip else video).append(seen)
+                if not flip:
+                    audio.append(heard)
+            views.clear()
+            pending = 0
+            progress.update("read clips", number + 1, len(ratings))
+    clip = torch.tensor(owners * len(flips))
+    chosen = [ratings[i] for i in clip.tolist()]
+    labels = [[-1 if label is None else int(label) for label in r.labels] for r in chosen]
+    return Tokens(
+        video=torch.cat(video + mirrored),
+        audio=torch.cat(audio * len(flips)),
+        labels=torch.tensor(labels),
+        clip=clip,
+        identity_ids=np.array([r.identity_id for r in chosen]),
+        audio_ids=np.array([r.audio_id for r in chosen]),
+    )
+
+
+def other_voice(audio_ids: np.ndarray[Any, Any], rng: torch.Generator) -> Tensor:
+    """Return for each row an index of a random row with another utterance, int64 [N].
+
+    Raises:
+        UsageError: There is only one utterance.
+    """
+    if len(set(audio_ids.tolist())) < 2:
+        raise UsageError("all clips have the same voice", "rate clips of two utterances or more")
+    count = len(audio_ids)
+    index = torch.randint(count, (count,), generator=rng)
+    while True:
+        same = torch.from_numpy(audio_ids[index.numpy()] == audio_ids)
+        if not bool(same.any()):
+            return index
+        index = torch.where(same, torch.randint(count, (count,), generator=rng), index)

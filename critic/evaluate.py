@@ -1,0 +1,158 @@
+"""How often the critic agrees with raters, always beside what a trivial judge reaches."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ft2.critic.adapter import load_adapter, read_card
+from ft2.critic.data import Split, Tokens, encode_ratings, other_voice, read_ratings
+from ft2.critic.train import log_odds
+from ft2.metrics import accuracy, classify
+from ft2.pairs import DIMENSIONS
+from ft2.qwen import packed
+from ft2.qwen.spec import QwenSpec
+from ft2.qwen.thinker import load_thinker
+from ft2.runs import Progress, Silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = {
+    "critic": "trained, thresholds from the dev split",
+    "critic_raw": "trained, Yes where P(yes) >= 0.5",
+    "untrained": "the base without the adapter",
+    "majority": "always the commoner answer",
+    "audio_removed": "trained, the sound's tokens left out",
+    "audio_swapped": "trained, another clip's sound; labels unchanged",
+    "audio_swapped_detected": "trained, another clip's sound; lip answer No is right",
+}
+"""Rows of every table, in order, and what each means."""
+
+
+def evaluate(
+    ratings: Path,
+    adapter_dir: Path,
+    *,
+    split: Split = "test",
+    model: QwenSpec | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return accuracy and AUC per dimension for the critic and for the judges it must beat.
+
+    Intervals are percentile bootstraps over utterances, so clips with one voice count as one draw.
+
+    Args:
+        ratings: A ``ratings.jsonl``.
+        adapter_dir: What `ft2 critic train` wrote.
+        split: Which ratings to use.
+        model: The Thinker; None takes the one in the adapter's card.
+        device: Where to run.
+        progress: Told how far it is.
+
+    Returns:
+        ``{"split", "clips", "rows": {row: {dimension: {"n", "accuracy", "auc", ...}}}, ...}``.
+
+    Raises:
+        UsageError: Ratings or adapter are missing or unfit.
+    """
+    rated = read_ratings(ratings, split)
+    card = read_card(adapter_dir)
+    spec = model or QwenSpec.model_validate(card.model)
+    thinker, processor = load_thinker(spec, device)
+    questions = [card.questions[d] for d in DIMENSIONS]
+    layout = packed.make_layout(thinker, processor, spec, questions)
+    silent = packed.make_layout(thinker, processor, spec, questions, with_audio=False)
+    tokens = encode_ratings(thinker, processor, spec, rated, progress=progress or Silent())
+    adapted = load_adapter(thinker, adapter_dir)
+    voices = other_voice(tokens.audio_ids, torch.Generator().manual_seed(0))
+    swapped = tokens.audio[voices]
+    with adapted.disable_adapter():
+        untrained = log_odds(adapted, layout, tokens)
+    odds = {
+        "critic_raw": log_odds(adapted, layout, tokens),
+        "untrained": untrained,
+        "audio_removed": log_odds(adapted, silent, tokens),
+        "audio_swapped": log_odds(adapted, layout, tokens, audio=swapped),
+    }
+    return _table(odds, card.thresholds, tokens, split)
+
+
+def _table(
+    odds: "dict[str, Tensor]", thresholds: dict[str, float], tokens: Tokens, split: str
+) -> dict[str, Any]:
+    rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
+    first = _first_windows(tokens)
+    labels, groups = tokens.labels[first].numpy(), tokens.audio_ids[first]
+    for column, dimension in enumerate(DIMENSIONS):
+        known = labels[:, column] >= 0
+        truth, voices = labels[known, column] > 0, groups[known]
+        if not len(truth):
+            continue
+        scores = {name: x[:, column].numpy(force=True)[known] for name, x in odds.items()}
+        cut = thresholds[dimension]
+        rows["critic"][dimension] = _row(scores["critic_raw"], truth, voices, cut)
+        for name in ("critic_raw", "untrained"):
+            rows[name][dimension] = _row(scores[name], truth, voices, 0.0)
+        for name in ("audio_removed", "audio_swapped"):
+            rows[name][dimension] = _row(scores[name], truth, voices, cut)
+        best = rows["critic_raw"][dimension]["majority"]
+        rows["majority"][dimension] = {"n": len(truth), "accuracy": best, "auc": None}
+        if dimension == "lip":
+            wrong = np.zeros(len(truth), dtype=bool)
+            found = accuracy(scores["audio_swapped"] >= cut, wrong, voices).to_dict()
+            rows["audio_swapped_detected"]["lip"] = {
+                "n": len(truth),
+                "accuracy": found,
+                "auc": None,
+            }
+    return {
+        "split": split,
+        "clips": len(first),
+        "utterances": len(set(groups.tolist())),
+        "identities": len(set(tokens.identity_ids[first].tolist())),
+        "thresholds": thresholds,
+        "meaning": ROWS,
+        "rows": rows,
+    }
+
+
+def _first_windows(tokens: Tokens) -> "np.ndarray[Any, Any]":
+    _, first = np.unique(tokens.clip.numpy(), return_index=True)
+    return np.asarray(first)
+
+
+def _row(
+    scores: "np.ndarray[Any, Any]",
+    truth: "np.ndarray[Any, Any]",
+    groups: "np.ndarray[Any, Any]",
+    cut: float,
+) -> dict[str, Any]:
+    return classify(scores, truth, groups, threshold=cut)
+
+
+def table_lines(result: dict[str, Any]) -> list[str]:
+    """Return the table as text: a row a judge, accuracy with its interval per dimension."""
+    lines = [
+        f"{result['split']}: {result['clips']} clips, {result['utterances']} utterances, "
+        f"{result['identities']} faces; accuracy [95 % over utterances] AUC",
+        f"{'':24}" + "".join(f"{d:>30}" for d in DIMENSIONS),
+    ]
+    for name, cells in result["rows"].items():
+        texts = [_cell(cells.get(dimension)) for dimension in DIMENSIONS]
+        lines.append(f"{name:24}" + "".join(f"{text:>30}" for text in texts))
+    counts = [str(result["rows"]["critic"].get(d, {}).get("n", 0)) for d in DIMENSIONS]
+    lines.append(f"{'n':24}" + "".join(f"{text:>30}" for text in counts))
+    return lines
+
+
+def _cell(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    value = cell["accuracy"]
+    text = f"{value['value']:.3f} [{value['low']:.2f}, {value['high']:.2f}]"
+    if cell.get("auc") and cell["auc"]["value"] is not None:
+        text += f" {cell['auc']['value']:.3f}"
+    return text

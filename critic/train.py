@@ -1,0 +1,251 @@
+"""Train Talking-Critic: cross-entropy on the answers to three questions, one packed forward."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ft2.critic.adapter import CriticCard, add_lora, base_hash, count_trainable, save_adapter
+from ft2.critic.config import CriticConfig
+from ft2.critic.data import Rating, Tokens, encode_ratings, other_voice, read_ratings
+from ft2.engine import Engine, make_engine
+from ft2.errors import UsageError
+from ft2.pairs import DIMENSIONS
+from ft2.qwen import packed
+from ft2.qwen.thinker import load_thinker, weights_dir
+from ft2.runs import Interrupts, Progress, RunDir
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+LIP = DIMENSIONS.index("lip")
+
+
+class AnswerLoss(nn.Module):
+    """Cross-entropy of the first answer token over the vocabulary, mean over rated questions."""
+
+    def __init__(self, model: "PeftModel", layout: packed.Layout) -> None:
+        """Keep the adapted model and the token plan."""
+        super().__init__()
+        self.model = model
+        self.layout = layout
+
+    def forward(self, video: Tensor, audio: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of tower tokens [B, V, D], [B, A, D] and labels [B, Q] in {1, 0, -1}."""
+        thinker = self.model.get_base_model()
+        logits = packed.answer_logits(thinker, self.layout, video, audio).float()
+        ids = torch.where(labels > 0, self.layout.yes_id, self.layout.no_id)
+        loss = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
+        rated = (labels >= 0).flatten()
+        return (loss * rated).sum() / rated.sum().clamp(min=1)
+
+
+def train_critic(
+    config: CriticConfig, output: Path, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """Train the critic and write ``adapter/``; return what ``result.json`` holds.
+
+    Args:
+        config: What to do.
+        output: Run directory.
+        resume: Go on after an interruption; a finished run is left as it is.
+        progress: Told how far it is.
+
+    Raises:
+        UsageError: Ratings or weights are missing or unfit; the run directory exists.
+        Interrupted: A signal came; a checkpoint was written first.
+    """
+    train = read_ratings(Path(config.ratings), "train")
+    dev = _dev_ratings(Path(config.ratings))
+    base = weights_dir(config.model)
+    run = RunDir.open(output, config=config, resume=resume)
+    if run.result is not None:
+        return dict(run.result)
+    started = time.monotonic()
+    thinker, processor = load_thinker(config.model, config.device)
+    layout = packed.make_layout(thinker, processor, config.model, list(config.questions.values()))
+    thinker.set_attn_implementation("eager")
+    model = add_lora(thinker, config.lora, config.seed)
+    tokens = encode_ratings(
+        thinker, processor, config.model, train, mirror=config.mirror, progress=progress
+    )
+    _check_labels(tokens)
+    seconds = {"load_and_encode": round(time.monotonic() - started, 1)}
+    losses = _optimise(config, run, AnswerLoss(model, layout), tokens, progress)
+    seconds["total"] = round(time.monotonic() - started, 1)
+    thresholds = dict.fromkeys(DIMENSIONS, 0.0)
+    if dev:
+        held = encode_ratings(thinker, processor, config.model, dev, progress=progress)
+        thresholds = fit_thresholds(log_odds(model.eval(), layout, held), held.labels)
+    card = CriticCard(
+        questions=dict(config.questions),
+        model=config.model.model_dump(mode="json"),
+        base_sha256=base_hash(base),
+        thresholds=thresholds,
+    )
+    save_adapter(model, card, run.path / "adapter")
+    result: dict[str, Any] = {
+        "adapter": str(run.path / "adapter"),
+        "steps": config.steps,
+        "ratings": {"train": len(train), "dev": len(dev)},
+        "trainable_parameters": count_trainable(model),
+        "loss": losses,
+        "thresholds": thresholds,
+        "seconds": seconds,
+    }
+    run.finish(result)
+    return result
+
+
+def _dev_ratings(path: Path) -> list[Rating]:
+    return [rating for rating in read_ratings(path) if rating.split == "dev"]
+
+
+def _check_labels(tokens: Tokens) -> None:
+    for column, dimension in enumerate(DIMENSIONS):
+        labels = set(tokens.labels[:, column].tolist()) - {-1}
+        if len(labels) < 2:
+            raise UsageError(
+                f"the training ratings have no {'No' if labels == {1} else 'Yes'} for {dimension}",
+                "rate clips of both kinds for every dimension",
+            )
+
+
+def _optimise(
+    config: CriticConfig, run: RunDir, loss: AnswerLoss, tokens: Tokens, progress: Progress
+) -> float:
+    """Run the optimiser's steps with checkpoints; return the mean loss of the last fifty."""
+    settings = config.engine
+    if settings.decay_steps == 0:
+        settings = settings.model_copy(update={"decay_steps": config.steps})
+    loss.train()
+    engine = make_engine(settings, loss, run.path)
+    latest = run.latest()
+    first = 0
+    if latest is not None:
+        first, directory = latest
+        engine.load(directory)
+        run.rewind(first)
+    recent: list[float] = []
+    with Interrupts() as interrupts:
+        for step in range(first, config.steps):
+            value = _step(engine, config, tokens, step)
+            recent = [*recent[-49:], value]
+            run.log(step + 1, loss=value)
+            progress.update("train critic", step + 1, config.steps, f"loss {np.mean(recent):.3f}")
+            last = step + 1 == config.steps
+            if last or interrupts.pending or (step + 1) % config.checkpoint_steps == 0:
+                with run.checkpoint(step + 1) as directory:
+                    engine.save(directory)
+            interrupts.check(f"go on with --resume -o {run.path}")
+    engine.close()
+    loss.eval()
+    return float(np.mean(recent)) if recent else float("nan")
+
+
+def _step(engine: Engine, config: CriticConfig, tokens: Tokens, step: int) -> float:
+    total = 0.0
+    parts = config.engine.accumulation_steps
+    for part in range(parts):
+        place = (step * parts + part) * engine.world_size + engine.rank
+        value = engine(*draw(tokens, config, place))
+        engine.backward(value)
+        total += float(value.detach()) / parts
+    engine.step()
+    return total
+
+
+def draw(tokens: Tokens, config: CriticConfig, place: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return micro-batch number `place` (video, audio, labels); it depends on the seed alone.
+
+    Clips come without repetition within an epoch. Some get another clip's voice: their lip answer
+    is then No (a controlled negative), the others stay.
+    """
+    size, count = config.engine.micro_batch_size, len(tokens)
+    rows = torch.cat(
+        [
+            _epoch(count, config.seed, epoch)[max(place * size - epoch * count, 0) :]
+            for epoch in range(place * size // count, ((place + 1) * size - 1) // count + 1)
+        ]
+    )[:size]
+    rng = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 + place)
+    labels = tokens.labels[rows].clone()
+    swapped = torch.rand(size, generator=rng) < config.swap
+    other = rows
+    if bool(swapped.any()):
+        voices = other_voice(tokens.audio_ids, rng)[rows]
+        other = torch.where(swapped, voices, rows)
+        labels[:, LIP] = torch.where(swapped, 0, labels[:, LIP])
+    return tokens.video[rows], tokens.audio[other], labels
+
+
+def _epoch(count: int, seed: int, epoch: int) -> Tensor:
+    rng = torch.Generator().manual_seed(seed * 7919 + epoch)
+    return torch.randperm(count, generator=rng)
+
+
+@torch.no_grad()
+def log_odds(
+    model: "PeftModel",
+    layout: packed.Layout,
+    tokens: Tokens,
+    *,
+    audio: Tensor | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Return logit(Yes) - logit(No), float32 [N, 3], the mean over a clip's windows [clips, 3].
+
+    Args:
+        model: The adapted model.
+        layout: Token plan; without sound, the audio tokens are left out.
+        tokens: Tower tokens.
+        audio: Audio tokens to use in place of the clips' own, [N, A, hidden].
+        batch_size: Windows a forward pass.
+    """
+    thinker = model.get_base_model()
+    sound = tokens.audio if audio is None else audio
+    parts = []
+    for start in range(0, len(tokens), batch_size):
+        rows = slice(start, start + batch_size)
+        heard = sound[rows] if len(layout.audio) else None
+        logits = packed.answer_logits(thinker, layout, tokens.video[rows], heard).float()
+        parts.append(logits[..., layout.yes_id] - logits[..., layout.no_id])
+    odds = torch.cat(parts)
+    clips = int(tokens.clip.max()) + 1
+    total = torch.zeros(clips, odds.shape[1], device=odds.device)
+    index = tokens.clip.to(odds.device)
+    count = torch.bincount(index, minlength=clips).clamp(min=1)
+    return total.index_add(0, index, odds) / count[:, None]
+
+
+def fit_thresholds(odds: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return per dimension the log-odds that best separate Yes from No, halfway between clips.
+
+    Of the thresholds with the highest balanced accuracy the one nearest 0 is taken; with fewer
+    than 20 rated clips or one answer only it is 0.
+
+    Args:
+        odds: [N, 3].
+        labels: [N, 3] in {1, 0, -1}.
+    """
+    found = {}
+    for column, dimension in enumerate(DIMENSIONS):
+        rated = labels[:, column] >= 0
+        x = odds[rated, column].double().numpy(force=True)
+        y = labels[rated, column].numpy(force=True).astype(bool)
+        found[dimension] = _threshold(x, y)
+    return found
+
+
+def _threshold(x: "np.ndarray[Any, Any]", y: "np.ndarray[Any, Any]") -> float:
+    if len(x) < 20 or y.all() or not y.any():
+        return 0.0
+    order = np.sort(x)
+    cuts = np.concatenate([[0.0], (order[1:] + order[:-1]) / 2])
+    scores = np.array([((x[y] >= c).mean() + (x[~y] < c).mean()) / 2 for c in cuts])
+    best = cuts[scores >= scores.max() - 1e-9]
+    return float(best[np.argmin(np.abs(best))])

@@ -1,0 +1,113 @@
+"""Where the adapter sits, how many weights it has, and that a wrong one is refused."""
+
+import pytest
+import torch
+
+from ft2.config import load_config
+from ft2.critic.adapter import (
+    CriticCard,
+    add_lora,
+    count_trainable,
+    load_adapter,
+    read_card,
+    save_adapter,
+)
+from ft2.critic.config import QUESTIONS, CriticConfig, LoraSpec
+from ft2.errors import UsageError
+from ft2.pairs import DIMENSIONS
+from ft2.qwen.thinker import load_thinker, meta_thinker
+from ft2.runs import load_tensors, save_tensors
+
+
+def lora_size(text, rank):
+    """A LoRA of rank r on a linear has r * (in + out) weights; seven linears a layer."""
+    hidden, kv = text.hidden_size, text.hidden_size // text.num_heads * text.num_kv_heads
+    attention = 2 * (hidden + hidden) + 2 * (hidden + kv)
+    return rank * text.num_layers * (attention + 3 * (hidden + text.ffn_size))
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters", "text", "vision", "audio"),
+    [
+        ("nano/critic", 1_802_784, 755_840, 568_224, 413_184),
+        ("full/critic", 8_931_813_888, 7_070_619_136, 676_550_144, 639_647_232),
+    ],
+)
+def test_presets_on_the_meta_device(preset, parameters, text, vision, audio):
+    config = load_config(CriticConfig, preset)
+    thinker = meta_thinker(config.model)
+
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
+    assert count(thinker) == parameters
+    assert count(thinker.model.language_model) == text
+    assert count(thinker.model.visual) == vision
+    assert count(thinker.model.audio_tower) == audio
+    with torch.device("meta"):
+        model = add_lora(thinker, config.lora)
+    assert count_trainable(model) == lora_size(config.model.text, config.lora.rank)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert all("language_model.layers" in name for name in trained)
+
+
+def card(spec):
+    return CriticCard(QUESTIONS, spec.model_dump(mode="json"), "", dict.fromkeys(DIMENSIONS, 0.5))
+
+
+def saved(spec, path):
+    thinker, _ = load_thinker(spec)
+    model = add_lora(thinker, LoraSpec(rank=4, alpha=8), seed=2)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_adapter(model, card(spec), path)
+    return model
+
+
+def test_saved_adapter_comes_back_exactly(spec, tmp_path):
+    first = saved(spec, tmp_path / "a")
+    second = load_adapter(load_thinker(spec)[0], tmp_path / "a")
+    ids = torch.arange(20)[None]
+    for model in (first, second):
+        model.eval()
+    with torch.no_grad():
+        assert torch.equal(first(input_ids=ids).logits, second(input_ids=ids).logits)
+        with second.disable_adapter():
+            base = second(input_ids=ids).logits
+    assert not torch.equal(base, first(input_ids=ids).logits)
+    assert read_card(tmp_path / "a") == card(spec)
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
+def test_unfit_adapter_is_refused(spec, tmp_path, change):
+    saved(spec, tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    tensors, _ = load_tensors(path)
+    name = next(iter(tensors))
+    if change == "missing":
+        del tensors[name]
+    elif change == "unexpected":
+        tensors["base_model.model.other.lora_A.weight"] = torch.zeros(1)
+    else:
+        tensors[name] = tensors[name][:1].clone()
+    save_tensors(path, tensors)
+    with pytest.raises(UsageError, match=name if change != "unexpected" else "other"):
+        load_adapter(load_thinker(spec)[0], tmp_path / "a")
+
+
+def test_older_layout_of_names_is_read(spec, tmp_path):
+    model = saved(spec, tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    tensors, _ = load_tensors(path)
+    save_tensors(path, {k.replace(".language_model.", "."): v for k, v in tensors.items()})
+    again = load_adapter(load_thinker(spec)[0], tmp_path / "a")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(model.eval()(input_ids=ids).logits, again(input_ids=ids).logits)
+
+
+def test_directory_without_critic_names_the_right_one(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(UsageError, match="adapter"):
+        read_card(tmp_path)

@@ -1,0 +1,114 @@
+"""Training learns, resumes byte for byte, and its critic scores and is evaluated."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ft2.critic import train
+from ft2.critic.data import read_ratings
+from ft2.critic.evaluate import ROWS, evaluate, table_lines
+from ft2.critic.score import CriticScorer
+from ft2.errors import UsageError
+from ft2.runs import Silent, hash_file
+
+
+class Stop:
+    """Progress that fails at a step, as a kill would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def update(self, stage, done, total, note=""):
+        if stage == "train critic" and done == self.step:
+            raise KeyboardInterrupt
+
+
+def test_resume_gives_the_same_bytes(config, tmp_path):
+    train.train_critic(config, tmp_path / "whole", False, Silent())
+    with pytest.raises(KeyboardInterrupt):
+        train.train_critic(config, tmp_path / "cut", False, Stop(3))
+    train.train_critic(config, tmp_path / "cut", True, Silent())
+    name = "adapter/adapter_model.safetensors"
+    assert hash_file(tmp_path / "whole" / name) == hash_file(tmp_path / "cut" / name)
+    logs = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "cut")]
+    assert logs[0] == logs[1]
+
+
+@pytest.fixture(scope="module")
+def trained(spec, ratings, tmp_path_factory):
+    from ft2.critic.config import CriticConfig
+
+    engine = {"learning_rate": 3e-3, "micro_batch_size": 16, "warmup_steps": 2}
+    config = CriticConfig(model=spec, ratings=str(ratings), engine=engine, steps=120, swap=0.0)
+    run = tmp_path_factory.mktemp("critic") / "run"
+    return run, train.train_critic(config, run, False, Silent())
+
+
+def test_critic_learns_and_scores_held_out_clips(trained, ratings):
+    run, result = trained
+    assert result["loss"] < 0.5
+    scorer = CriticScorer(run / "adapter", calibrated=False, batch_size=5)
+    test = read_ratings(ratings, "test")
+    scores = scorer.score([r.video for r in test])
+    right = [s.answers()[2] == r.labels[2] for s, r in zip(scores, test, strict=True)]
+    assert np.mean(right) >= 0.9
+    again = CriticScorer(run / "adapter", calibrated=False, batch_size=2)
+    other = again.score([r.video for r in reversed(test)])[::-1]
+    pairs = zip(scores, other, strict=True)
+    assert all(np.allclose(a.values(), b.values(), atol=1e-5) for a, b in pairs)
+
+
+def test_evaluation_always_shows_the_judges_to_beat(trained, ratings):
+    run, _ = trained
+    result = evaluate(ratings, run / "adapter")
+    assert list(result["rows"]) == list(ROWS)
+    assert result["rows"]["majority"]["quality"]["accuracy"]["value"] == 0.5
+    assert result["rows"]["critic_raw"]["quality"]["accuracy"]["value"] >= 0.9
+    assert result["rows"]["critic"]["motion"]["n"] == 8
+    lines = table_lines(result)
+    assert len(lines) == len(ROWS) + 3
+    json.dumps(result, allow_nan=False)
+
+
+def test_adapter_of_another_base_is_refused(trained, tmp_path, spec):
+    from ft2.qwen.thinker import new_thinker, save_thinker
+    from ft2.qwen.tokens import build_processor
+
+    processor = build_processor(spec)
+    save_thinker(new_thinker(spec, processor, seed=9), processor, tmp_path)
+    other = spec.model_copy(update={"weights": str(tmp_path)})
+    with pytest.raises(UsageError, match="another base"):
+        CriticScorer(trained[0] / "adapter", model=other)
+
+
+def test_thresholds_split_answers_in_the_middle():
+    odds = torch.arange(40.0)[:, None].repeat(1, 3)
+    labels = (odds >= 25).long()
+    labels[:, 2] = -1
+    found = train.fit_thresholds(odds, labels)
+    assert found == {"motion": 24.5, "lip": 24.5, "quality": 0.0}
+
+
+def test_swapped_voices_are_answered_no(config, ratings):
+    count = 16
+    from ft2.critic.data import Tokens
+
+    tokens = Tokens(
+        video=torch.arange(count).view(-1, 1, 1).float(),
+        audio=torch.arange(count).view(-1, 1, 1).float(),
+        labels=torch.ones(count, 3, dtype=torch.long),
+        clip=torch.arange(count),
+        identity_ids=np.array(["a"] * count),
+        audio_ids=np.array([str(i) for i in range(count)]),
+    )
+    some = config.model_copy(update={"swap": 0.5})
+    seen = []
+    for place in range(20):
+        video, audio, labels = train.draw(tokens, some, place)
+        own = (video == audio).flatten()
+        assert torch.equal(labels[:, 1].bool(), own)
+        assert labels[:, [0, 2]].all()
+        seen.append(own.float().mean())
+    assert 0.3 < float(torch.stack(seen).mean()) < 0.7
