@@ -63,9 +63,8 @@ class PairData:
     def _mask(self, chosen: Sequence[str], rejected: Sequence[str]) -> Tensor | None:
         if self.mask.kind == "none":
             return None
-        sides = [
-            dilate(self.cache.lip_masks(ids), self.mask.dilation) for ids in (chosen, rejected)
-        ]
+        grow = self.mask.dilation
+        sides = [dilate(self.cache.lip_masks(ids), grow) for ids in (chosen, rejected)]
         return pair_mask(
             sides[0], sides[1], background=self.mask.background, skip_first=self.mask.skip_first
         )

@@ -82,6 +82,6 @@ def constant_gate(batch: int, num_layers: int, weights: Sequence[float]) -> Tens
 
 def softmax_entropy(gate: FusionGate, tau: Tensor) -> float:
     """Return the mean entropy of the softmax part over ln K: 1 uniform, 0 one expert alone."""
-    share = gate(tau) - gate.bias.to(torch.float32)
+    share = (gate(tau) - gate.bias.float()).detach()
     entropy = -(share * share.clamp_min(1e-12).log()).sum(-1)
     return float(entropy.mean() / torch.log(torch.tensor(float(share.shape[-1]))))

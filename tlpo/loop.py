@@ -51,8 +51,10 @@ class HeldOut:
 
     @torch.no_grad()
     def __call__(self, device: torch.device) -> dict[str, object]:
-        """Return ``pairs``, ``implicit_accuracy``, ``d_chosen``, ``d_rejected`` and, by noise
-        level, ``accuracy_by_sigma``; only ``pairs`` if there are none.
+        """Return the results by name; only ``pairs`` if there are none.
+
+        They are ``implicit_accuracy`` (errors averaged over noise levels), ``d_chosen``,
+        ``d_rejected``, and ``accuracy_by_sigma`` in the order of ``config.eval_sigmas``.
         """
         if not self._count:
             return {"pairs": 0}

@@ -2,14 +2,15 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ft2.engine import make_engine
-from ft2.lora import fused_linears, install_experts, remove_experts, save_expert
-from ft2.pairs import Preference, Store, read_pairs
+from ft2.engine import local_device, make_engine, rank_zero_first
+from ft2.lora import install_experts, read_adapter, remove_experts, save_expert
+from ft2.pairs import Dimension, Preference, Store, read_pairs
 from ft2.runs import Progress, RunDir, Silent, check_output
 from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
@@ -61,29 +62,34 @@ def train_expert(
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return run.result
-    progress = progress or Silent()
-    model = _prepare(model, config)
-    base = model_hash(model)
-    data, unseen = _encode(pairs, config, output, model, progress)
+    stage = _load(run, config, pairs, model, progress or Silent())
+    try:
+        result = _expert_stage(config, stage)
+    finally:
+        remove_experts(stage.model.dit)
+    run.finish(result)
+    return result
+
+
+def _expert_stage(config: ExpertConfig, stage: "_Stage") -> Result:
+    dit, adapter = stage.model.dit, stage.run.path / "adapter"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
         lora = config.lora
-        count = install_experts(model.dit, lora.targets, 1, lora.rank, lora.alpha)
-    try:
-        gate = _constant(model, (1.0,))
-        trainable = {n: p for n, p in model.dit.named_parameters() if p.requires_grad}
-        loop = _run(run, config, model, gate, base_gate, trainable, data, unseen,
-                    f"expert {config.dimension}", progress)  # fmt: skip
-        save_expert(model.dit, 0, output / "adapter", {"base": base, "dimension": config.dimension})
-        norm = sum(
-            float(layer.lora_B.detach().norm() ** 2) for _, layer in fused_linears(model.dit)
-        )
-    finally:
-        remove_experts(model.dit)
+        count = install_experts(dit, lora.targets, 1, lora.rank, lora.alpha)
+    trainable = {n: p for n, p in dit.named_parameters() if p.requires_grad}
+    about = {"base": stage.base, "dimension": config.dimension}
     result: Result = {"stage": "expert", "dimension": config.dimension, "linears": count}
-    result |= {"parameters": sum(p.numel() for p in trainable.values()), "norm_b": norm**0.5}
-    result |= {"pairs": len(data), "base": base, **loop}
-    run.finish(result)
+    result["parameters"] = sum(p.numel() for p in trainable.values())
+    result |= stage.train(
+        config,
+        f"expert {config.dimension}",
+        _constant(stage.model, (1.0,)),
+        base_gate,
+        trainable,
+        lambda: save_expert(dit, 0, adapter, about),
+    )
+    result["norm_b"] = _norm_b(adapter)
     return result
 
 
@@ -118,29 +124,95 @@ def train_fusion(
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return run.result
-    progress = progress or Silent()
-    model = _prepare(model, config)
-    base = model_hash(model)
-    data, unseen = _encode(pairs, config, output, model, progress)
-    install_policy_experts(model, experts)
+    stage = _load(run, config, pairs, model, progress or Silent())
     try:
-        gate, reference = _make_gates(config, model, len(experts))
-        trainable = {f"gate.{n}": p for n, p in gate.named_parameters() if p.requires_grad}
-        loop = _run(run, config, model, _gate_function(config, model, gate), reference,
-                    trainable, data, unseen, "fusion", progress)  # fmt: skip
-        save_policy(output / "policy", experts, gate, config.gate.input, base)
-        levels = torch.linspace(0.02, 1, 50, device=model.device)
-        tau = timestep_features(model.dit, levels, config.gate.input)
-        mean = gate(tau).detach().mean((0, 1)).tolist()
-        entropy = softmax_entropy(gate, tau)
+        install_policy_experts(stage.model, experts)
+        result = _fusion_stage(config, stage, experts)
     finally:
-        remove_experts(model.dit)
-    result: Result = {"stage": "fusion", "experts": list(experts), "store": config.store}
-    result |= {"parameters": sum(p.numel() for p in trainable.values()), "entropy": entropy}
-    result |= {"mean_weights": dict(zip(experts, mean, strict=True))}
-    result |= {"pairs": len(data), "base": base, **loop}
+        remove_experts(stage.model.dit)
     run.finish(result)
     return result
+
+
+def _fusion_stage(
+    config: FusionConfig, stage: "_Stage", experts: Mapping[Dimension, Path]
+) -> Result:
+    model, policy = stage.model, stage.run.path / "policy"
+    gate, reference = _make_gates(config, model, len(experts))
+    trainable = {f"gate.{n}": p for n, p in gate.named_parameters() if p.requires_grad}
+    result: Result = {"stage": "fusion", "experts": list(experts), "store": config.store}
+    result["parameters"] = sum(p.numel() for p in trainable.values())
+    result |= stage.train(
+        config,
+        "fusion",
+        _gate_function(config, model, gate),
+        reference,
+        trainable,
+        lambda: save_policy(policy, experts, gate, config.gate.input, stage.base),
+    )
+    levels = torch.linspace(0.02, 1, 50, device=model.device)
+    tau = timestep_features(model.dit, levels, config.gate.input)
+    mean = gate(tau).detach().mean((0, 1)).tolist()
+    result["mean_weights"] = dict(zip(experts, mean, strict=True))
+    result["entropy"] = softmax_entropy(gate, tau)
+    return result
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What a stage works with: run directory, frozen base, encoded pairs."""
+
+    run: RunDir
+    model: TalkingModel
+    base: str
+    data: PairData
+    unseen: PairData
+    progress: Progress
+
+    def train(
+        self,
+        config: StageConfig,
+        name: str,
+        gate: GateFunction,
+        reference: GateFunction,
+        trainable: Mapping[str, nn.Parameter],
+        export: Callable[[], object],
+    ) -> Result:
+        """Train, then call ``export`` on rank 0 while the weights are whole."""
+        whole = self.model.dit if config.engine.zero_stage == 3 else None
+        step = PreferenceStep(self.model, gate, reference, trainable, config.dpo, whole)
+        engine = make_engine(config.engine, step, self.run.path)
+        try:
+            held_out = HeldOut(step, self.unseen, config.loop, config.engine.micro_batch_size)
+            result = run_loop(
+                self.run, engine, held_out, self.data, config, self.model.device, name,
+                self.progress,
+            )  # fmt: skip
+            with engine.gathered():
+                if engine.rank == 0:
+                    export()
+        finally:
+            engine.close()
+        return {"pairs": len(self.data), "base": self.base, **result}
+
+
+def _load(
+    run: RunDir,
+    config: StageConfig,
+    pairs: tuple[list[Preference], list[Preference]],
+    model: TalkingModel | None,
+    progress: Progress,
+) -> _Stage:
+    """Load the base if needed, and encode the pairs."""
+    model = _prepare(model, config)
+    data, unseen = _encode(pairs, config, run.path, model, progress)
+    return _Stage(run, model, model_hash(model), data, unseen, progress)
+
+
+def _norm_b(adapter: Path) -> float:
+    """Return the norm of all up-projections in the saved file: 0 means nothing was learned."""
+    tensors = read_adapter(adapter)[1]
+    return sum(float(t.norm() ** 2) for n, t in tensors.items() if ".lora_B." in n) ** 0.5
 
 
 def _read(config: StageConfig, store: Store) -> tuple[list[Preference], list[Preference]]:
@@ -148,13 +220,13 @@ def _read(config: StageConfig, store: Store) -> tuple[list[Preference], list[Pre
     pairs = read_pairs(config.dataset, store)
     train, held_out = split_held_out(pairs, config.loop.held_out, config.loop.seed)
     require_pairs(train, store, config.dataset, least=config.engine.micro_batch_size)
-    return train, held_out
+    return train, held_out[: config.loop.eval_pairs]
 
 
 def _prepare(model: TalkingModel | None, config: StageConfig) -> TalkingModel:
     """Return the base, loaded if needed, without experts and frozen."""
     if model is None:
-        model = load_talking_model(config.model, config.device)
+        model = load_talking_model(config.model, local_device(config.device))
     remove_experts(model.dit)
     model.dit.requires_grad_(False)
     model.dit.eval()
@@ -174,7 +246,9 @@ def _encode(
 ) -> tuple[PairData, PairData]:
     train, held_out = pairs
     clips = unique_clips([*train, *held_out])
-    cache: Cache = fill_cache(clips, config.cache_dir(output), model, config.encoding, progress)
+    with rank_zero_first(config.engine):
+        folder = config.cache_dir(output)
+        cache: Cache = fill_cache(clips, folder, model, config.encoding, progress)
     data = PairData(train, cache, config.mask).without_small_masks()
     require_pairs(data.pairs, "masked", config.dataset, least=config.engine.micro_batch_size)
     return data, PairData(held_out, cache, config.mask).without_small_masks()
@@ -208,28 +282,3 @@ def _make_gates(
         return gate, base_gate
     initial = copy.deepcopy(gate).requires_grad_(False)
     return gate, _gate_function(config, model, initial)
-
-
-def _run(
-    run: RunDir,
-    config: StageConfig,
-    model: TalkingModel,
-    gate: GateFunction,
-    reference: GateFunction,
-    trainable: Mapping[str, nn.Parameter],
-    data: PairData,
-    unseen: PairData,
-    stage: str,
-    progress: Progress,
-) -> Result:
-    whole = model.dit if config.engine.zero_stage == 3 else None
-    step = PreferenceStep(model, gate, reference, trainable, config.dpo, whole)
-    engine = make_engine(config.engine, step, run.path)
-    try:
-        held_out = HeldOut(step, unseen, config.loop, config.engine.micro_batch_size)
-        result = run_loop(run, engine, held_out, data, config, model.device, stage, progress)
-        with engine.gathered():
-            pass
-    finally:
-        engine.close()
-    return result
