@@ -1,0 +1,1 @@
+"""Puppets: talking clips of real faces whose driving curves and defects are known."""
