@@ -1,5 +1,97 @@
 """Commands of `ft2 generator`."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from ft2.cli.options import (
+    ConfigArgs,
+    DryRun,
+    Json,
+    Output,
+    Quiet,
+    Resume,
+    Verbose,
+    emit,
+    make_progress,
+    split_config_args,
+)
+from ft2.errors import UsageError
+
 app = typer.Typer(help="Train and evaluate the base generator.", no_args_is_help=True)
+
+
+@app.callback()
+def _callback() -> None:
+    """Train and evaluate the base generator."""
+
+
+@app.command()
+def train(
+    args: ConfigArgs = None,
+    output: Output = Path("runs/generator"),
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train one stage of the base generator (nano/generator-clip, then nano/generator-frame)."""
+    from ft2.config import load_config
+    from ft2.generator.config import TrainConfig
+    from ft2.generator.plan import plan_training
+
+    source, overrides = split_config_args(args)
+    if source is None:
+        raise UsageError("no config given", "for example `ft2 generator train nano/generator-clip`")
+    config = load_config(TrainConfig, source, overrides)
+    if dry_run:
+        emit(plan_training(config), json)
+        return
+    from ft2.generator.train import train_generator
+
+    result = train_generator(
+        config, output, resume=resume, speech=load_speech, progress=make_progress(quiet)
+    )
+    emit({"output": str(output), **result}, json)
+
+
+def load_speech() -> list[object]:
+    """Return the puppet world's training utterances with their phones."""
+    from ft2.generator.prepare import Speech
+    from ft2.puppet.world import utterances
+
+    return [Speech(item.audio, item.phones) for item in utterances("train")]
+
+
+@app.command("eval")
+def evaluate(
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Array shards of held-out clips.")
+    ],
+    args: ConfigArgs = None,
+    tracker_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--tracker-data", metavar="DIR", help="Training shards for the mouth tracker."
+        ),
+    ] = None,
+    clips: Annotated[int, typer.Option("--clips", min=8, help="Held-out clips to sample.")] = 64,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="PNG", help="Write a contact sheet.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure codec PSNR, and the mouth's correlation with the right and another sound."""
+    from ft2.config import load_config
+    from ft2.generator.config import GenerateConfig
+    from ft2.generator.evaluate import evaluate_generator
+
+    source, overrides = split_config_args(args)
+    config = load_config(GenerateConfig, source or "nano/generate", overrides)
+    result = evaluate_generator(
+        config, data, tracker_data or data, clips, sheet, make_progress(quiet)
+    )
+    emit(result, json)

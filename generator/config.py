@@ -124,5 +124,7 @@ class GenerateConfig(Config):
     """Where the transformer computes, ``cpu`` or ``cuda``."""
     crf: int = Field(16, ge=0, le=51)
     """Quality of the h264 file; lower is better."""
+    portrait_margin: float = Field(0.0, ge=0)
+    """Share of the aligned face crop's side that is added all around."""
     min_portrait_psnr: float | None = None
     """Refuse a portrait whose mouth the codec cannot return at this PSNR (dB)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ft2.wan.condition import Conditioning
 from ft2.wan.encoders import encode_image, log_mel_tokens, wav2vec2_tokens
 from ft2.wan.model import TalkingModel
 
-NEEDED = ("frames", "audio", "caption", "identity_id", "audio_id")
+NEEDED = ("frames", "audio")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Clips:
 
     Attributes:
         frames: uint8 [N, F, H, W, 3].
-        audio: float32 [N, S] in [-1, 1].
+        audio: float32 [N, S] in [-1, 1).
         captions: one text a clip.
         identities: identity of each clip.
         audios: utterance of each clip.
@@ -52,44 +53,43 @@ class Clips:
 
 
 def read_clips(directory: str | Path, limit: int | None = None) -> Clips:
-    """Read all shards (``*.npz``) of a directory in the order of their names.
+    """Read all shards (``*.safetensors``) of a directory in the order of their names.
 
     Args:
-        directory: where the shards are.
+        directory: where the shards are, as ``ft2.puppet.dataset.build_arrays`` writes them.
         limit: read at most this many clips.
 
     Raises:
         UsageError: if there are no shards or one lacks an array.
     """
-    paths = sorted(Path(directory).glob("*.npz"))
+    paths = sorted(Path(directory).glob("*.safetensors"))
     if not paths:
         raise UsageError(
-            f"there are no array shards (*.npz) in '{directory}'",
+            f"there are no array shards (*.safetensors) in '{directory}'",
             "make them with `ft2 puppet arrays`, or set `data`",
         )
     parts: dict[str, list[NDArray[np.generic]]] = {}
-    hashes, count = [], 0
+    records: list[dict[str, object]] = []
+    hashes = []
     for path in paths:
-        with np.load(path, allow_pickle=False) as shard:
-            missing = [name for name in NEEDED if name not in shard]
-            if missing:
-                raise UsageError(f"'{path}' lacks {', '.join(missing)}")
-            for name in (*NEEDED, *(n for n in ("shown", "labels") if n in shard)):
-                parts.setdefault(name, []).append(shard[name])
-            count += len(shard["frames"])
+        tensors, metadata = load_tensors(path)
+        missing = [name for name in NEEDED if name not in tensors]
+        if missing or "clips" not in metadata:
+            raise UsageError(f"'{path}' lacks {', '.join(missing) or 'its list of clips'}")
+        for name, tensor in tensors.items():
+            parts.setdefault(name, []).append(tensor.numpy())
+        records += json.loads(metadata["clips"])
         hashes.append(hash_file(path)[:16])
-        if limit is not None and count >= limit:
+        if limit is not None and len(records) >= limit:
             break
     joined = {name: np.concatenate(arrays)[:limit] for name, arrays in parts.items()}
-    audio = joined["audio"]
-    if audio.dtype == np.int16:
-        audio = audio.astype(np.float32) / 32768
+    records = records[:limit]
     return Clips(
         frames=joined["frames"].astype(np.uint8, copy=False),
-        audio=audio.astype(np.float32, copy=False),
-        captions=[str(text) for text in joined["caption"]],
-        identities=[str(name) for name in joined["identity_id"]],
-        audios=[str(name) for name in joined["audio_id"]],
+        audio=joined["audio"].astype(np.float32) / 32768,
+        captions=[str(record["caption"]) for record in records],
+        identities=[str(record["identity_id"]) for record in records],
+        audios=[str(record["audio_id"]) for record in records],
         curves=joined["shown"].astype(np.float32) if "shown" in joined else None,
         flawless=joined["labels"].astype(bool) if "labels" in joined else None,
         fingerprint="-".join(hashes),

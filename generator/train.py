@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +146,7 @@ class Average:
 def starting_model(
     config: TrainConfig,
     clips: Clips,
-    speech: Sequence[Speech],
+    speech: Callable[[], Sequence[Speech]],
     run: RunDir,
     progress: Progress,
 ) -> TalkingModel:
@@ -167,7 +167,7 @@ def starting_model(
     if not (prepared / "provenance.json").is_file():
         architecture = read_architecture(config.model)
         model, figures = prepare_model(
-            config.model, architecture, clips, speech, config.prepare, config.seed, progress
+            config.model, architecture, clips, speech(), config.prepare, config.seed, progress
         )
         save_model(model, prepared, {"figures": figures, "data": clips.fingerprint})
     return load_talking_model(WanSpec(weights=str(prepared)))
@@ -202,7 +202,7 @@ def train_generator(
     output: Path,
     *,
     resume: bool = False,
-    speech: Sequence[Speech] = (),
+    speech: Callable[[], Sequence[Speech]] = tuple,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Train one stage and return its result, which also lies in ``result.json``.
@@ -211,7 +211,7 @@ def train_generator(
         config: the stage.
         output: run directory; ``model/`` in it gets the averaged weights.
         resume: go on in an existing run directory.
-        speech: utterances with phones, needed only when training starts from nothing.
+        speech: gives utterances with phones; called only when training starts from nothing.
         progress: is told how far it is.
 
     Raises:
