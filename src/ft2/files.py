@@ -120,7 +120,12 @@ def publish_dir(temporary: Path, path: Path) -> None:
 
 
 def finite(value: object) -> object:
-    """Replace NaN and infinities, which JSON has no words for, by None."""
+    """Return what JSON can hold: scalars of numpy and torch as Python's, NaN and infinities None.
+
+    Mappings, lists and tuples are walked through; everything else stays as it is.
+    """
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -199,7 +199,7 @@ class RunDir:
         The numbers among the values go to TensorBoard (``tb/``) too.
         """
         if self._main:
-            plain = _plain(values)
+            plain = {key: finite(value) for key, value in values.items()}
             line = json.dumps({"step": step, **plain}, allow_nan=False)
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -300,15 +300,6 @@ def check_output(path: str | Path, *, resume: bool) -> None:
             f"'{path}' is not a run directory: it has no config.yaml",
             "choose another --output",
         )
-
-
-def _plain(values: Mapping[str, object]) -> dict[str, object]:
-    """Turn scalars of numpy and torch into Python's own, and non-finite ones into None."""
-    plain = {}
-    for key, value in values.items():
-        item = getattr(value, "item", None)
-        plain[key] = finite(item() if callable(item) else value)
-    return plain
 
 
 def _lock(path: Path) -> None:

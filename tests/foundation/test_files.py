@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -52,8 +53,14 @@ def test_written_files_follow_the_umask(tmp_path: Path):
 
 def test_json_keeps_order_and_has_no_nan(tmp_path: Path):
     path = tmp_path / "a.json"
-    write_json(path, {"b": float("nan"), "a": [1.5, (float("inf"), "ü")]})
-    assert list(read_json(path).items()) == [("b", None), ("a", [1.5, [None, "ü"]])]
+    value = {"b": float("nan"), "a": [1.5, (float("inf"), "ü")], "n": np.int64(3)}
+    write_json(path, value | {"t": [torch.tensor(0.5), np.float32("nan")]})
+    assert list(read_json(path).items()) == [
+        ("b", None),
+        ("a", [1.5, [None, "ü"]]),
+        ("n", 3),
+        ("t", [0.5, None]),
+    ]
     assert "NaN" not in path.read_text()
 
 
