@@ -4,14 +4,21 @@ Only the base training of a nano Thinker reads these: they carry the curves that
 which the critic itself (`ft2.critic.train`) never sees.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ft2.errors import UsageError
 from ft2.qwen.spec import QwenSpec
+from ft2.runs import load_tensors
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5OmniProcessor
 
 CURVES = (
     "open",
@@ -189,7 +196,7 @@ def _used(matrix: Tensor) -> slice:
 
 
 def _move(
-    frames: Tensor, index: Tensor, mirror: Tensor, rng: torch.Generator, most: int = 2
+    frames: Tensor, index: Tensor, mirror: Tensor, rng: torch.Generator, most: int = 1
 ) -> Tensor:
     """Return chosen clips, some mirrored, each moved by `most` pixels: no aligner is exact."""
     height, width = frames.shape[2:4]
@@ -208,12 +215,12 @@ def _recolour(frames: Tensor, rng: torch.Generator) -> Tensor:
     size = (len(frames), 1, 1, 1, 1)
     gain = 1 + 0.15 * (2 * torch.rand(size, generator=rng) - 1)
     offset = 12 * (2 * torch.rand(size, generator=rng) - 1)
-    tint = 1 + 0.03 * (2 * torch.rand((len(frames), 1, 1, 1, 3), generator=rng) - 1)
+    tint = 1 + 0.08 * (2 * torch.rand((len(frames), 1, 1, 1, 3), generator=rng) - 1)
     return (frames * (gain * tint)).add_(offset).clamp_(0, 255)
 
 
 def load_arrays(path: Path, spec: QwenSpec) -> Arrays:
-    """Read the shards that `ft2 puppet arrays` wrote and add mel frames.
+    """Read the shards that `ft2.puppet.dataset.build_arrays` wrote and add mel frames.
 
     Args:
         path: Directory with one ``.safetensors`` shard or more.
@@ -222,4 +229,55 @@ def load_arrays(path: Path, spec: QwenSpec) -> Arrays:
     Raises:
         UsageError: No shards there, or clips of another format.
     """
-    raise NotImplementedError
+    from ft2.puppet.defects import DEFECTS
+    from ft2.qwen.tokens import build_processor
+
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        raise UsageError(f"{path} has no puppet arrays", "make them with `ft2 puppet arrays`")
+    processor, names = build_processor(spec), tuple(DEFECTS)
+    parts = [_read_shard(shard, spec, processor, names) for shard in shards]
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    return Arrays(
+        *(joined(name) for name in ("frames", "mel", "loudness", "spoken", "shown")),
+        *(joined(name) for name in ("labels", "kinds")),
+        names,
+        np.concatenate([part.audio_ids for part in parts]),
+        np.concatenate([part.identity_ids for part in parts]),
+    )
+
+
+def _read_shard(
+    path: Path, spec: QwenSpec, processor: "Qwen2_5OmniProcessor", names: tuple[str, ...]
+) -> Arrays:
+    from ft2.qwen.towers import mel_features
+
+    tensors, metadata = load_tensors(path)
+    frames, audio = tensors["frames"], tensors["audio"].numpy().astype(np.float32) / 32767
+    clip = spec.clip
+    if frames.shape[1] != clip.num_frames or audio.shape[1] != clip.num_samples:
+        raise UsageError(
+            f"{path} has clips of {frames.shape[1]} frames and {audio.shape[1]} samples, "
+            f"the model takes {clip.num_frames} and {clip.num_samples}",
+            "make arrays of the model's clip format",
+        )
+    rows = json.loads(metadata["clips"])
+    mel = [
+        mel_features(processor, list(audio[start : start + 32]))[0].half()
+        for start in range(0, len(audio), 32)
+    ]
+    return Arrays(
+        frames=frames,
+        mel=torch.cat(mel),
+        loudness=torch.from_numpy(np.stack([loudness(a, spec.num_audio_tokens) for a in audio])),
+        spoken=tensors["curves"],
+        shown=tensors["shown"],
+        labels=tensors["labels"].bool(),
+        kinds=torch.tensor([[float(n in row["defects"]) for n in names] for row in rows]),
+        kind_names=names,
+        audio_ids=np.array([row["audio_id"] for row in rows]),
+        identity_ids=np.array([row["identity_id"] for row in rows]),
+    )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "dev", "test"]
 KEYS = ("video", *DIMENSIONS, "identity_id", "audio_id", "split", "source")
+NOTES = ("caption", "defects")
+"""Keys that a puppet's rating may have besides; training does not read them."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ def _parse(line: str, path: Path, number: int) -> Rating:
         row = json.loads(line)
     except ValueError as error:
         raise UsageError(f"{where}: not JSON: {error}") from error
-    if not isinstance(row, dict) or set(row) != set(KEYS):
-        keys = sorted(set(row) ^ set(KEYS)) if isinstance(row, dict) else [type(row).__name__]
+    if not isinstance(row, dict):
+        raise UsageError(f"{where}: a rating is an object, got {type(row).__name__}")
+    keys = sorted((set(row) - set(NOTES)) ^ set(KEYS))
+    if keys:
         raise UsageError(f"{where}: missing or unknown keys: {', '.join(keys)}")
     labels = tuple(row[d] for d in DIMENSIONS)
     if any(label is not None and not isinstance(label, bool) for label in labels):

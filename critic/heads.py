@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ft2.critic.arrays import MOUTH, POSE, Batch
+from ft2.critic.arrays import CURVES, MOUTH, POSE, Batch
 from ft2.qwen.spec import QwenSpec
 
 SEEN = (
@@ -45,6 +45,12 @@ class Scale:
     """Spread of the frame-to-frame change of the curves [C]."""
     acceleration: Tensor
     """Spread of the change of the change [C]."""
+
+
+_CURVE_WEIGHTS = torch.tensor(
+    [3.0, 2.0, 1.0, 1.0] + [0.5, 0.5] + [1.0] * len(POSE) + [0.2] * (len(CURVES) - 11)
+)
+"""Mouth first, then the pose; eyes and brows less, shoulders and background hardly."""
 
 
 def fit_scale(shown: Tensor) -> Scale:
@@ -180,9 +186,11 @@ def picture_loss(
     readers: nn.ModuleDict, pooled: Tensor, targets: dict[str, Tensor], kinds: Tensor
 ) -> dict[str, Tensor]:
     """Return the losses of the picture heads on pooled tokens [B, P, 2 * hidden]."""
-    losses = {
-        name: F.smooth_l1_loss(readers[name](pooled), target) for name, target in targets.items()
-    }
+    losses = {}
+    for name, target in targets.items():
+        error = F.smooth_l1_loss(readers[name](pooled), target, reduction="none")
+        weight = _CURVE_WEIGHTS.repeat(2) if name == "curves" else torch.ones(())
+        losses[name] = (error * weight.to(error.device)).mean()
     guess = readers["kinds"](pooled).float()
     losses["kinds"] = F.binary_cross_entropy_with_logits(guess, _spread(kinds, guess))
     return losses
