@@ -1,0 +1,116 @@
+"""What a run would cost, without loading a weight: sizes, memory, time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ft2.generator.config import GenerateConfig, TrainConfig
+from ft2.generator.sample import passes
+from ft2.wan.audio import audio_windows
+from ft2.wan.dit import TalkingTransformer
+from ft2.wan.spec import Architecture, WanSpec
+from ft2.wan.weights import meta_dit, read_architecture
+
+GIB = 2**30
+A100_FLOPS = 1.6e14
+"""Sustained bf16 rate assumed in estimates, about half of an A100's peak."""
+
+
+def audio_parameters(dit: TalkingTransformer) -> tuple[int, int]:
+    """Return the number of tensors and of parameters of the audio branch."""
+    found = [
+        parameter.numel()
+        for name, parameter in dit.named_parameters()
+        if "proj_model." in name or ".processor." in name
+    ]
+    return len(found), sum(found)
+
+
+def num_tokens(architecture: Architecture) -> int:
+    """Return the video tokens of one clip."""
+    clip, patch = architecture.clip, architecture.dit.patch_size
+    rows, columns = clip.height // 8 // patch[1], clip.width // 8 // patch[2]
+    return clip.num_latent_frames // patch[0] * rows * columns
+
+
+def forward_flops(architecture: Architecture, parameters: int) -> float:
+    """Return floating-point operations of one pass: linears, and self-attention."""
+    tokens = num_tokens(architecture)
+    attention = 4.0 * tokens**2 * architecture.dit.dim * architecture.dit.num_layers
+    return 2.0 * parameters * tokens + attention
+
+
+def describe_model(spec: WanSpec) -> dict[str, object]:
+    """Return name and sizes of a model, from its shapes alone."""
+    architecture = read_architecture(spec)
+    dit = meta_dit(spec)
+    tensors, audio = audio_parameters(dit)
+    clip = architecture.clip
+    samples = clip.num_samples
+    token_rate = samples // 640 if architecture.audio.kind == "log_mel" else (samples - 80) // 320
+    windows = audio_windows(token_rate, clip.num_frames)
+    return {
+        "model": architecture.name,
+        "weights": spec.weights,
+        "dit_parameters": sum(p.numel() for p in dit.parameters()),
+        "audio_tensors": tensors,
+        "audio_parameters": audio,
+        "clip": f"{clip.num_frames} frames, {clip.width}x{clip.height}, {clip.fps:g} fps,"
+        f" {clip.seconds:.2f} s",
+        "video_tokens": num_tokens(architecture),
+        "audio_window": windows.width,
+    }
+
+
+def plan_generation(config: GenerateConfig) -> dict[str, object]:
+    """Return the plan of ``ft2 generate``: model, passes, memory and time (estimates)."""
+    plan = describe_model(config.model)
+    architecture = read_architecture(config.model)
+    count = int(str(plan["dit_parameters"]))
+    forwards = sum(len(passes(config.guidance, i / config.steps)) for i in range(config.steps))
+    size = 2 if config.model.precision == "bf16" else 4
+    seconds = forwards * forward_flops(architecture, count) / A100_FLOPS
+    return {
+        **plan,
+        "steps": config.steps,
+        "forward_passes": forwards,
+        "dit_memory_gib": round(count * size / GIB, 3),
+        "estimate_seconds_on_one_a100": round(seconds, 2),
+        "estimate_note": "arithmetic at half of the peak rate, not a measurement",
+    }
+
+
+def plan_training(config: TrainConfig) -> dict[str, object]:
+    """Return the plan of ``ft2 generator train``: model, data, memory and time (estimates)."""
+    spec = config.model
+    if config.start is not None:
+        started = Path(config.start) / "model"
+        spec = WanSpec(weights=str(started)) if started.is_dir() else config.model
+    described = _maybe_described(spec, config)
+    engine = config.engine
+    batch = engine.micro_batch_size * engine.accumulation_steps
+    plan: dict[str, object] = {
+        **described,
+        "stage": config.stage,
+        "data": config.data,
+        "shards": len(list(Path(config.data).glob("*.safetensors"))),
+        "steps": config.steps,
+        "clips_a_step": batch,
+        "engine": engine.kind,
+    }
+    if "dit_parameters" in described:
+        count = int(str(described["dit_parameters"]))
+        flops = 3 * forward_flops(read_architecture(spec), count) * batch * config.steps
+        plan |= {
+            "train_memory_gib": round(count * 18 / GIB, 2),
+            "estimate_a100_hours": round(flops / A100_FLOPS / 3600, 3),
+            "estimate_note": "weights, gradients and AdamW state; arithmetic, not a measurement",
+        }
+    return plan
+
+
+def _maybe_described(spec: WanSpec, config: TrainConfig) -> dict[str, object]:
+    """Describe the model, or say that the earlier stage that defines it is not there yet."""
+    if config.start is not None and not (Path(config.start) / "model").is_dir():
+        return {"model": f"that of {config.start}, which is not finished"}
+    return describe_model(spec)
