@@ -43,12 +43,14 @@ class DemoConfig(Config):
     """Speech of your own, with `portrait`."""
     world: WorldConfig = WorldConfig()
     """Ratings and conditions."""
-    overrides: dict[str, tuple[str, ...]] = {}
+    overrides: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """KEY=VALUE changes of the stage presets, by preset: ``{critic: [steps=100]}``."""
     samples: int = Field(6, ge=1)
     """Clips of base and policy shown in the report."""
     test_seeds: int = Field(1, ge=1)
     """Clips that each policy makes of a test condition."""
+    landmark_policies: tuple[str, ...] = ("base", "lip expert", "policy")
+    """Policies that the (slow) face-landmark judge sees too."""
     merges: tuple[float, ...] = (0.3333333333, 0.6666666667, 1.0)
     """Constant strengths of all three experts to compare the gate with."""
 

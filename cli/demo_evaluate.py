@@ -47,6 +47,11 @@ def merge_name(weight: float) -> str:
     return f"merge {weight:g}"
 
 
+def folder_name(name: str) -> str:
+    """Return the name of a policy as a file name."""
+    return name.replace(" ", "-").replace("/", "-")
+
+
 def policy_names(merges: Sequence[float]) -> list[str]:
     """Return the names of all that is evaluated, in the order of the report."""
     return [BASE, *(f"{d} expert" for d in DIMENSIONS), *map(merge_name, merges), POLICY]
@@ -65,6 +70,12 @@ def truth_of(condition: Condition, clip: "ClipFormat") -> Truth:
     start = int(start_ms) / 1000
     driving = from_speech(spoken.phones, spoken.audio, clip.fps, clip.num_frames, 0, Style(), start)
     return Truth(_probe(condition.identity_id, condition.split, clip), driving)
+
+
+def spoken_text(condition: Condition) -> str:
+    """Return the sentence of a condition's speech (the clip may hold a part of it)."""
+    name = condition.audio_id.split("@")[0]
+    return {u.audio_id: u for u in world.utterances(condition.split)}[name].text
 
 
 def judge_clip(video: Path, truth: Truth, *, landmarks: bool) -> dict[str, float | None]:
@@ -89,7 +100,7 @@ def score_policy(
     landmarks: bool,
 ) -> Rows:
     """Return one row of scores a clip; kept in `output` and read back when it is there."""
-    record = output / f"{name.replace(' ', '-').replace('/', '-')}.json"
+    record = output / f"{folder_name(name)}.json"
     if record.exists():
         rows: Rows = read_json(record)
         return rows

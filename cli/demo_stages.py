@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ft2.cli.demo_config import DemoConfig
 from ft2.config import load_config
 from ft2.critic.config import CriticConfig
-from ft2.errors import UsageError
 from ft2.generator.config import GenerateConfig
 from ft2.nsq.config import NsqConfig
 from ft2.pairs import DIMENSIONS, Dimension
@@ -124,6 +123,179 @@ class Demo:
             "found": found,
             "result": result,
         }
+
+
+def check_inputs(settings: DemoConfig) -> None:
+    """Refuse a portrait or speech of the user's that the models do not serve.
+
+    Raises:
+        UsageError: a missing file, no face, no sound, or a face that the codec cannot return.
+    """
+    if settings.portrait is None or settings.audio is None:
+        return
+    from ft2.generator.inputs import check_portrait
+    from ft2.media import read_audio
+
+    read_audio(Path(settings.audio))
+    generate = load_config(GenerateConfig, f"{settings.family}/generate")
+    check_portrait(Path(settings.portrait), generate)
+
+
+def world(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
+    """Make rated clips for the critic, and conditions for pairs and evaluation."""
+    from ft2.cli.demo_world import make_world
+
+    del results
+    settings, clip = demo.settings, demo.configs.nsq.clip
+    counts = make_world(settings.world, settings.seed, clip, demo.output / "world", demo.progress)
+    found = ", ".join(f"{count} lines of {name}" for name, count in counts.items())
+    return found, dict(counts)
+
+
+def critic(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
+    """Train the critic on the ratings and measure it on other faces, voices and sentences."""
+    from ft2.critic.evaluate import evaluate as measure
+    from ft2.critic.train import train_critic
+
+    del results
+    config, output = demo.configs.critic, demo.output / "critic"
+    trained = train_critic(config, output, True, demo.progress)
+    table = measure(Path(config.ratings), output / "adapter", progress=demo.progress)
+    accuracy: dict[str, Any] = {
+        row: {d: {**cells[d]["accuracy"], "n": cells[d]["n"]} if d in cells else None
+              for d in DIMENSIONS}
+        for row, cells in table["rows"].items()
+    }  # fmt: skip
+    found = ", ".join(
+        f"{d} {accuracy['untrained'][d]['value']:.2f} to {accuracy['critic'][d]['value']:.2f}"
+        for d in DIMENSIONS
+    )
+    return f"accuracy {found}", {"accuracy": accuracy, "table": table, "train": trained}
+
+
+def nsq(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
+    """Let the base generate, the critic judge, and pair the clips."""
+    from ft2.cli.nsq import load_scorer
+    from ft2.generator.sample import Sampler
+    from ft2.nsq.build import build
+
+    del results
+    config = demo.configs.nsq
+    generator = Sampler(demo.model, demo.configs.generate, None, "base")
+    summary = build(
+        config,
+        demo.output / "nsq",
+        generator,
+        load_scorer(config),
+        resume=True,
+        progress=demo.progress,
+    )
+    pairs = ", ".join(f"{store} {count}" for store, count in summary["pairs"].items())
+    return f"pairs: {pairs}", summary
+
+
+def tlpo(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
+    """Train an expert on each dimension's pairs, then the gate over all three."""
+    from ft2.tlpo.train import train_expert, train_fusion
+
+    del results
+    experts: dict[str, Any] = {}
+    for dimension, config in demo.configs.experts.items():
+        start = time.monotonic()
+        trained = train_expert(
+            config,
+            demo.output / f"expert-{dimension}",
+            resume=True,
+            progress=demo.progress,
+            model=demo.model,
+        )
+        seconds = round(time.monotonic() - start, 1)
+        experts[dimension] = {**trained, "held_out": _proportion(trained), "seconds": seconds}
+    fusion: dict[str, Any] = train_fusion(
+        demo.configs.fusion,
+        demo.output / "fusion",
+        resume=True,
+        progress=demo.progress,
+        model=demo.model,
+    )
+    found = ", ".join(
+        f"{d} {e['held_out']['value']:.2f}" for d, e in experts.items() if e["held_out"]
+    )
+    weights = ", ".join(f"{d} {w:.2f}" for d, w in fusion["mean_weights"].items())
+    text = f"held-out implicit accuracy {found}; mean gate weights {weights}"
+    return text, {"experts": experts, "fusion": fusion}
+
+
+def _proportion(trained: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the held-out implicit accuracy of an expert with Wilson's 95 % interval."""
+    held_out = trained["held_out"]
+    n = held_out["pairs"]
+    if not n:
+        return None
+    p, z = held_out["implicit_accuracy"], 1.959964
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * ((p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5)
+    return {"value": p, "low": centre - half, "high": centre + half, "n": n}
+
+
+def evaluate(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
+    """Sample every policy on unseen faces and speech and judge the clips by ground truth."""
+    from ft2.cli import demo_evaluate as evaluation
+    from ft2.generator.sample import Sampler
+    from ft2.pairs import read_conditions
+    from ft2.tlpo.policy import Policy, load_policy
+
+    del results
+    settings, output = demo.settings, demo.output / "evaluation"
+    conditions = read_conditions(demo.output / "world" / "test-conditions.jsonl")
+    seeds = range(settings.seed, settings.seed + settings.test_seeds)
+    gated = load_policy(demo.output / "fusion", demo.model)
+    policies: dict[str, Policy | None] = {evaluation.BASE: None}
+    policies |= {f"{d} expert": gated.only(d) for d in DIMENSIONS}
+    policies |= {evaluation.merge_name(w): gated.constant(w) for w in settings.merges}
+    policies[evaluation.POLICY] = gated
+    rows = {}
+    for name, policy in policies.items():
+        folder = output / evaluation.folder_name(name)
+
+        def clips(
+            policy: Policy | None = policy, name: str = name, folder: Path = folder
+        ) -> dict[tuple[str, int], Path]:
+            sampler = Sampler(demo.model, demo.configs.generate, policy, name)
+            made = {}
+            for clip in sampler.generate(conditions, seeds, folder):
+                made[clip.condition_id, clip.seed] = clip.video
+                total = len(conditions) * len(seeds)
+                demo.progress.update(f"generate with {name}", len(made), total)
+            return made
+
+        rows[name] = evaluation.score_policy(
+            name, conditions, clips, output, demo.configs.nsq.clip, demo.progress,
+            landmarks=name in settings.landmark_policies,
+        )  # fmt: skip
+    result = evaluation.summarise(rows)
+    gain = result["difference_to_base"][evaluation.POLICY]
+    found = ", ".join(f"{d} {gain[d]['value']:+.2f}" for d in DIMENSIONS)
+    return f"policy against base: {found}", result
+
+
+def report(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
+    """Write the page."""
+    from ft2.cli.demo_report import make_report
+
+    path = make_report(demo, results)
+    return str(path), {"path": str(path)}
+
+
+STAGES: tuple[tuple[str, Stage], ...] = (
+    ("world", world),
+    ("critic", critic),
+    ("nsq", nsq),
+    ("tlpo", tlpo),
+    ("evaluate", evaluate),
+    ("report", report),
+)
+"""Name and function of every stage, in order."""
 
 
 def _reset_peak() -> None:

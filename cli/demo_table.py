@@ -13,8 +13,10 @@ _CRITIC_ROWS = {
 
 
 def table_text(result: Mapping[str, Any]) -> str:
-    """Return result.json's figures as one table of plain text; without times, so that the same
-    seed gives the same table."""
+    """Return result.json's figures as one table of plain text.
+
+    It holds no times, so the same seed gives the same table.
+    """
     from io import StringIO
 
     from rich import box
@@ -37,17 +39,18 @@ def _rows(result: Mapping[str, Any], columns: list[str]) -> list[list[str]]:
     def by_dimension(label: str, values: Mapping[str, str]) -> list[str]:
         return [label, *(values.get(column, "") for column in columns)]
 
-    rows = [
-        by_dimension(label, {d: _estimate(result["critic"][key][d]) for d in DIMENSIONS})
-        for key, label in _CRITIC_ROWS.items()
-    ]
-    rows.append(by_dimension("training pairs", {d: str(result["pairs"][d]) for d in DIMENSIONS}))
-    experts = {d: _estimate(result["experts"][d]["held_out"]) for d in DIMENSIONS}
+    rows = []
+    for key, label in _CRITIC_ROWS.items():
+        accuracy: dict[str, str] = {d: _estimate(result["critic"][key][d]) for d in DIMENSIONS}
+        rows.append(by_dimension(label, accuracy))
+    pairs: dict[str, str] = {d: str(result["pairs"][d]) for d in DIMENSIONS}
+    rows.append(by_dimension("pairs", pairs))
+    experts: dict[str, str] = {d: _estimate(result["experts"][d]["held_out"]) for d in DIMENSIONS}
     rows.append(by_dimension("expert: held-out implicit accuracy", experts))
     base = {column: _estimate(result["scores"]["base"][column]) for column in columns}
     rows.append(by_dimension("score of base", base))
     for name, deltas in result["difference_to_base"].items():
-        values = {column: _estimate(deltas[column], signed=True) for column in columns}
+        values = {column: _estimate(deltas.get(column), signed=True) for column in columns}
         rows.append(by_dimension(f"{name}: difference to base", values))
     return rows
 

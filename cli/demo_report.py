@@ -1,0 +1,364 @@
+"""From the demo's results to its page."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ft2.cli import demo_evaluate as evaluation
+from ft2.errors import UsageError
+from ft2.media import read_image, write_png
+from ft2.pairs import DIMENSIONS, ClipRecord, Condition, read_conditions, read_pairs
+from ft2.report import (
+    ClipShown,
+    Command,
+    Curve,
+    Estimate,
+    Expert,
+    FileEntry,
+    GateMap,
+    PairExample,
+    Report,
+    Sample,
+    ScoreRow,
+    Stage,
+    Trained,
+    write_report,
+)
+
+if TYPE_CHECKING:
+    from ft2.cli.demo_stages import Demo
+
+Results = Mapping[str, Any]
+
+CRITIC_ROWS = {
+    "majority": "always the commoner answer",
+    "untrained": "untrained critic",
+    "critic": "trained critic",
+    "audio_removed": "trained, sound removed",
+    "audio_swapped": "trained, another clip's sound",
+}
+JUDGES = {
+    "motion": "Minus the departure from natural head motion: too rough, too still, repeated. "
+    "0 is natural; higher is better.",
+    "lip": "Concordance of the tracked mouth with the mouth that the speech asks for. 1 is equal, "
+    "0 unrelated; higher is better.",
+    "quality": "Minus the log distance to clean pictures of the face. About 0 is clean; higher is "
+    "better.",
+    evaluation.LANDMARKS: "An independent judge: correlation of the lips' opening, found by face "
+    "landmarks, with the speech. Only for the policies shown.",
+}
+
+
+def make_report(demo: "Demo", results: Results) -> Path:
+    """Copy the clips that the page shows beside it, write the page and return its path."""
+    media = demo.output / "clips"
+    conditions = read_conditions(demo.output / "world" / "test-conditions.jsonl")
+    rows = score_rows(results["evaluate"]["result"])
+    policy = next(row for row in rows if row.highlight)
+    report = Report(
+        title="From ratings to a better talking face",
+        lead=_lead(results),
+        headline=[rows[0], policy],
+        stages=_stages(results),
+        trained=_trained(demo, results),
+        samples=_samples(demo, conditions, media),
+        critic=_critic(results["critic"]["result"]),
+        critic_note=_critic_note(results["critic"]["result"]["table"]),
+        pairs=results["nsq"]["result"]["splits"],
+        pair_examples=_pair_examples(demo.output / "nsq", media),
+        experts=[_expert(demo, results, d) for d in DIMENSIONS],
+        gate=_gate(demo),
+        scores=rows,
+        scores_note=_scores_note(demo, conditions),
+        judges=JUDGES,
+        files=_files(demo.output),
+        commands=_commands(demo),
+        notes=_notes(demo),
+    )
+    return write_report(report, demo.output / "report.html")
+
+
+def score_rows(result: Mapping[str, Any]) -> list[ScoreRow]:
+    """Return one row a policy: mean scores, and differences to the base."""
+    return [
+        ScoreRow(
+            "gated policy" if name == evaluation.POLICY else name,
+            {column: _estimate(value) for column, value in values.items()},
+            highlight=name == evaluation.POLICY,
+            delta={
+                column: _estimate(value)
+                for column, value in result["difference_to_base"].get(name, {}).items()
+            },
+        )
+        for name, values in result["scores"].items()
+    ]
+
+
+def _estimate(value: Mapping[str, Any]) -> Estimate:
+    return Estimate(value["value"], value.get("low"), value.get("high"), value.get("n"))
+
+
+def _lead(results: Results) -> str:
+    gain = results["evaluate"]["result"]["difference_to_base"][evaluation.POLICY]
+    clear = [d for d in DIMENSIONS if gain[d]["low"] > 0]
+    worse = [d for d in DIMENSIONS if gain[d]["high"] < 0]
+    unclear = [d for d in DIMENSIONS if d not in clear and d not in worse]
+    parts = [
+        f"{word} on {_list(names)}"
+        for word, names in (
+            ("clearly better", clear),
+            ("clearly worse", worse),
+            ("not clearly different", unclear),
+        )
+        if names
+    ]
+    return (
+        "A critic learned from rated clips to judge motion, lips and picture; it ranked what the "
+        "base generator makes; three experts and a gate learned from that ranking. Judged by "
+        f"ground truth on unseen faces and speech, the policy is {_list(parts)}."
+    )
+
+
+def _list(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _stages(results: Results) -> list[Stage]:
+    return [
+        Stage(name, record["seconds"], record["peak_mb"], record["found"])
+        for name, record in results.items()
+    ]
+
+
+def _trained(demo: "Demo", results: Results) -> list[Trained]:
+    critic, tlpo = results["critic"]["result"]["train"], results["tlpo"]["result"]
+    dit = sum(p.numel() for p in demo.model.dit.parameters())
+    rows = [
+        Trained(
+            "Base generator",
+            "Puppet clips of training faces and voices, half of them with defects; came with "
+            "the package",
+            f"{dit / 1e6:.1f} M parameters",
+            None,
+        ),
+        Trained(
+            "Critic",
+            f"{critic['ratings']['train']} rated clips; LoRA on a base that had only seen "
+            "generic questions",
+            f"{_count(critic['trainable_parameters'])} parameters, {critic['steps']} steps",
+            critic["seconds"]["total"],
+        ),
+    ]
+    for name, expert in tlpo["experts"].items():
+        size = f"{_count(expert['parameters'])} parameters, {expert['steps']} steps"
+        data = f"{expert['pairs']} pairs of the base's own clips that the critic decided on {name}"
+        rows.append(Trained(f"{name.capitalize()} expert", data, size, expert["seconds"]))
+    fusion = tlpo["fusion"]
+    size = f"{_count(fusion['parameters'])} parameters, {fusion['steps']} steps"
+    data = f"{fusion['pairs']} pairs with three Yes against three No; experts frozen"
+    rows.append(Trained("Fusion gate", data, size, fusion.get("seconds")))
+    return rows
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.0f} k"
+
+
+def _samples(demo: "Demo", conditions: Sequence[Condition], media: Path) -> list[Sample]:
+    samples = []
+    own = demo.output / "own"
+    if (own / "base.mp4").exists():
+        clips = [_copy(own / f"{n}.mp4", own / "portrait.png", n, media, f"own-{n}")
+                 for n in (evaluation.BASE, evaluation.POLICY)]  # fmt: skip
+        samples.append(Sample("Your portrait and speech", "", clips))
+    step = max(1, len(conditions) // demo.settings.samples)
+    for number, condition in enumerate(conditions[::step][: demo.settings.samples], start=1):
+        clips = []
+        for name in (evaluation.BASE, evaluation.POLICY):
+            folder = demo.output / "evaluation" / evaluation.folder_name(name)
+            video = folder / f"{condition.condition_id}-{demo.settings.seed:04d}.mp4"
+            copy = f"sample-{number}-{name}"
+            clips.append(_copy(video, condition.portrait, name, media, copy))
+        detail = f"“{evaluation.spoken_text(condition)}” Seed {demo.settings.seed}."
+        samples.append(Sample(f"Face {number}", detail, clips))
+    return samples
+
+
+def _copy(video: Path, portrait: Path, label: str, media: Path, name: str) -> ClipShown:
+    media.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(video, media / f"{name}.mp4")
+    write_png(media / f"{name}.png", read_image(portrait))
+    return ClipShown(label.capitalize(), f"{media.name}/{name}.mp4", f"{media.name}/{name}.png")
+
+
+def _critic(result: Mapping[str, Any]) -> list[ScoreRow]:
+    return [
+        ScoreRow(
+            label,
+            {d: _estimate(v) for d, v in result["accuracy"][row].items() if v is not None},
+            highlight=row == "critic",
+        )
+        for row, label in CRITIC_ROWS.items()
+    ]
+
+
+def _critic_note(table: Mapping[str, Any]) -> str:
+    swapped = table["rows"]["audio_swapped_detected"].get("lip")
+    text = (
+        f"Share of right answers on {table['clips']} clips of {table['identities']} faces and "
+        f"{table['utterances']} utterances that no training saw."
+    )
+    if swapped:
+        share = swapped["accuracy"]["value"]
+        text += (
+            f" With another clip's sound, the critic says “not in sync” for {share:.0%} of them."
+        )
+    return text
+
+
+def _pair_examples(dataset: Path, media: Path) -> list[PairExample]:
+    """Return the clearest pair of each dimension, no condition twice where that can be."""
+    examples, used = [], set()
+    for dimension in DIMENSIONS:
+        pairs = sorted(read_pairs(dataset, dimension), key=lambda p: -p.margin)
+        if not pairs:
+            continue
+        pair = next((p for p in pairs if p.chosen.condition_id not in used), pairs[0])
+        used.add(pair.chosen.condition_id)
+        shown = [
+            _shown(clip, side, media, f"pair-{dimension}-{side}", clip.scores.get(dimension))
+            for side, clip in (("chosen", pair.chosen), ("rejected", pair.rejected))
+        ]
+        examples.append(PairExample(dimension, shown[0], shown[1]))
+    return examples
+
+
+def _shown(clip: ClipRecord, label: str, media: Path, name: str, score: float) -> ClipShown:
+    media.mkdir(parents=True, exist_ok=True)
+    (media / f"{name}.mp4").write_bytes(memoryview(clip.video))
+    (media / f"{name}.png").write_bytes(memoryview(clip.reference))
+    return ClipShown(
+        label.capitalize(),
+        f"{media.name}/{name}.mp4",
+        f"{media.name}/{name}.png",
+        f"critic: P(yes) {score:.2f}",
+    )
+
+
+def _expert(demo: "Demo", results: Results, dimension: str) -> Expert:
+    trained = results["tlpo"]["result"]["experts"][dimension]
+    lines = (demo.output / f"expert-{dimension}" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    steps = [m["step"] for m in metrics]
+    held = [(0, trained["held_out_start"].get("implicit_accuracy"))]
+    held += [(m["step"], m.get("held_out_implicit_accuracy")) for m in metrics]
+    held.append((trained["steps"], trained["held_out"] and trained["held_out"]["value"]))
+    known = sorted({step: value for step, value in held if value is not None}.items())
+    accuracies = [Curve("training", steps, _smooth([m["implicit_accuracy"] for m in metrics]))]
+    if known:
+        accuracies.append(Curve("held out", [s for s, _ in known], [v for _, v in known], True))
+    beta = demo.configs.experts[dimension].dpo.beta  # type: ignore[index]
+    return Expert(
+        dimension,
+        [Curve("training", steps, _smooth([m["loss"] for m in metrics]))],
+        accuracies,
+        _estimate(trained["held_out"]) if trained["held_out"] else None,
+        f"Beta {beta:g}; {trained['steps']} steps, ended by: {trained['stopped']}.",
+    )
+
+
+def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
+    """Return a centred moving mean that shrinks at the ends."""
+    half = window // 2
+    parts = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _gate(demo: "Demo") -> GateMap:
+    from ft2.flow import shifted_sigmas
+    from ft2.tlpo.policy import load_policy
+
+    config = demo.configs.generate
+    sigmas = shifted_sigmas(config.steps, config.shift)[:-1]
+    policy = load_policy(demo.output / "fusion", demo.model)
+    table = policy.table(sigmas)
+    weights: dict[str, Any] = {d: table[:, :, k].T.tolist() for k, d in enumerate(policy.experts)}
+    return GateMap([1000 * s for s in sigmas.tolist()], weights)
+
+
+def _scores_note(demo: "Demo", conditions: Sequence[Condition]) -> str:
+    faces = len({c.identity_id for c in conditions})
+    seeds = "one clip" if demo.settings.test_seeds == 1 else f"{demo.settings.test_seeds} clips"
+    return (
+        f"Means over {len(conditions)} held-out conditions ({faces} faces, other sentences and "
+        f"voices), {seeds} each, judged by what the puppet world knows and no model was trained "
+        "on. Whiskers and small figures are 95 % intervals, bootstrap over utterances. The dashed "
+        "line is the base. Merges run all three experts at one constant strength, without a gate."
+    )
+
+
+def _files(output: Path) -> list[FileEntry]:
+    entries = {
+        "world/ratings.jsonl": "rated clips: what the critic learned from and is measured on",
+        "world/conditions.jsonl": "portraits and speech that candidates were made for",
+        "critic/adapter": "the trained critic (PEFT)",
+        "nsq/README.md": "card of the preference data",
+        "nsq/data": "pairs and clips as Arrow shards; datasets.load_dataset reads the folder",
+        "expert-motion/adapter": "the motion expert (PEFT)",
+        "expert-lip/adapter": "the lip expert (PEFT)",
+        "expert-quality/adapter": "the quality expert (PEFT)",
+        "fusion/policy": "the policy: experts and gate; give it to ft2 generate --policy",
+        "evaluation": "every clip of every policy, and its scores",
+        "result.json": "all figures of this page",
+    }
+    for name in entries:
+        if name != "result.json" and not (output / name).exists():
+            raise UsageError(f"{output / name} is missing", "run the demo anew")
+    return [FileEntry(str(output / name), what) for name, what in entries.items()]
+
+
+def _commands(demo: "Demo") -> list[Command]:
+    lines, output = demo.configs.commands, demo.output
+    world = output / "world"
+    example = read_conditions(world / "test-conditions.jsonl")[0]
+    return [
+        Command(
+            "Rated clips (one of the jobs; train, dev and test each)",
+            f"ft2 puppet build --split train --clips 60 --seed {100 * demo.settings.seed} "
+            f"-o {world / 'ratings-train-00'}",
+        ),
+        Command("Train the critic", lines["critic"]),
+        Command(
+            "Measure it",
+            f"ft2 critic eval {world / 'ratings.jsonl'} --adapter {output / 'critic/adapter'}",
+        ),
+        Command("Generate candidates, judge and pair them", lines["nsq"]),
+        *(Command(f"Train the {d} expert", lines[f"expert-{d}"]) for d in DIMENSIONS),
+        Command("Train the gate", lines["fusion"]),
+        Command(
+            "Make a clip",
+            f"ft2 generate {demo.settings.family}/generate --portrait {example.portrait} "
+            f"--audio {example.audio} --policy {output / 'fusion'} -o clip.mp4",
+        ),
+    ]
+
+
+def _notes(demo: "Demo") -> list[str]:
+    return [
+        "The base generator of the nano family is deliberately imperfect: it was trained on clean "
+        "and on defective clips, so that preferences have something to improve. The gains here "
+        "say that the method works at this scale; they say nothing about the size of gains on a "
+        "full-size model.",
+        "The ratings are not people's: defects of known kind and strength were put into rendered "
+        "clips, and a clip is rated No on the dimension that was spoiled.",
+        "The faces are photographs moved by a renderer, at 64 pixels. The models know such faces "
+        "only.",
+        "One run, one seed: intervals cover the choice of clips and utterances, not the luck of "
+        "training. Try --seed 1.",
+        f"The ground-truth judges and the critic share the puppet world's idea of natural motion "
+        f"and lips. The landmark judge does not; it sees {_list(demo.settings.landmark_policies)}.",
+        "The critic is asked by its own threshold per dimension, fitted on ratings of a third "
+        "group of faces.",
+    ]

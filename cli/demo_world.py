@@ -1,0 +1,104 @@
+"""The demo's data: rated puppet clips and conditions, made by a few processes, resumable by job."""
+
+import json
+import multiprocessing
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft2.cli.demo_config import WorldConfig
+from ft2.config import ClipFormat
+from ft2.runs import Progress, atomic_dir, write_atomic
+
+JOB_CLIPS = 60
+TEST_CONDITIONS_PER_FACE = 4
+CONDITIONS = "conditions.jsonl"
+RATINGS = "ratings.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A part of the world: `count` rated clips or conditions of a split, in a folder of its own."""
+
+    kind: str
+    """``ratings`` or ``conditions``."""
+    folder: str
+    split: str
+    count: int
+    seed: int
+    per_face: int
+    clip: ClipFormat
+
+
+def jobs_of(sizes: WorldConfig, seed: int, clip: ClipFormat, output: Path) -> list[Job]:
+    """Return the jobs that make up the world, in the order of their rows."""
+    jobs = []
+    wanted = {"train": sizes.train_ratings, "dev": sizes.dev_ratings, "test": sizes.test_ratings}
+    for split, total in wanted.items():
+        for index, start in enumerate(range(0, total, JOB_CLIPS)):
+            count = min(JOB_CLIPS, total - start)
+            folder = str(output / f"ratings-{split}-{index:02d}")
+            jobs.append(Job("ratings", folder, split, count, 100 * seed + index, 1, clip))
+    for split, total in (("train", sizes.train_conditions), ("test", sizes.test_conditions)):
+        per_face = TEST_CONDITIONS_PER_FACE if split == "test" else 1
+        folder = str(output / f"conditions-{split}")
+        jobs.append(Job("conditions", folder, split, total, seed, per_face, clip))
+    return jobs
+
+
+def make_world(
+    sizes: WorldConfig, seed: int, clip: ClipFormat, output: Path, progress: Progress
+) -> dict[str, int]:
+    """Write ratings.jsonl, conditions.jsonl and test-conditions.jsonl; return their line counts."""
+    jobs = jobs_of(sizes, seed, clip, output)
+    todo = [job for job in jobs if not Path(job.folder).exists()]
+    done = len(jobs) - len(todo)
+    progress.update("puppet world", done, len(jobs))
+    spawn = multiprocessing.get_context("spawn")
+    if todo:
+        with spawn.Pool(min(sizes.workers, len(todo)), _start_worker) as pool:
+            for _ in pool.imap_unordered(_run, todo):
+                done += 1
+                progress.update("puppet world", done, len(jobs))
+    merged = {
+        RATINGS: [job for job in jobs if job.kind == "ratings"],
+        CONDITIONS: [job for job in jobs if job.kind == "conditions" and job.split == "train"],
+        f"test-{CONDITIONS}": [j for j in jobs if j.kind == "conditions" and j.split == "test"],
+    }
+    return {name: _merge(output / name, parts) for name, parts in merged.items()}
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and one thread to a worker."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def _run(job: Job) -> None:
+    from ft2.puppet import dataset
+
+    with atomic_dir(job.folder) as folder:
+        if job.kind == "ratings":
+            dataset.build(folder, job.count, job.split, job.seed, job.clip)
+        else:
+            dataset.build_conditions(
+                folder, job.count, job.split, job.seed, job.clip, per_person=job.per_face
+            )
+
+
+def _merge(path: Path, jobs: list[Job]) -> int:
+    """Join the jobs' line files into one whose paths are relative to it; return its lines."""
+    lines = []
+    for job in jobs:
+        folder = Path(job.folder)
+        name = RATINGS if job.kind == "ratings" else CONDITIONS
+        for line in (folder / name).read_text("utf-8").splitlines():
+            row = json.loads(line)
+            paths = {
+                k: f"{folder.name}/{row[k]}" for k in ("video", "portrait", "audio") if k in row
+            }
+            lines.append(json.dumps(row | paths) + "\n")
+    write_atomic(path, "".join(lines))
+    return len(lines)
