@@ -109,6 +109,7 @@ def fingerprint(model: TalkingModel, config: CacheConfig) -> str:
         "model": model_hash(model),
         "clip": model.clip.model_dump(mode="json"),
         "mask": config.mask,
+        "margin": config.portrait_margin,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -168,7 +169,7 @@ def fill_cache(
     total = len(wanted) + len(missing)
     done = 0
     for chunk in _chunks(wanted, config.shard_size):
-        parts = [_encode_conditions(model, [c for _, c in b])
+        parts = [_encode_conditions(model, [c for _, c in b], config)
                  for b in _chunks(chunk, config.batch_size)]  # fmt: skip
         cache.add("conditions", [key for key, _ in chunk], Conditioning.cat(parts).state())
         done += len(chunk)
@@ -188,19 +189,23 @@ def _chunks(items: Sequence[_T], size: int) -> Iterable[Sequence[_T]]:
 
 
 @torch.no_grad()
-def _encode_conditions(model: TalkingModel, clips: Sequence[ClipRecord]) -> Conditioning:
+def _encode_conditions(
+    model: TalkingModel, clips: Sequence[ClipRecord], config: CacheConfig
+) -> Conditioning:
     portraits, audios = [], []
     with tempfile.TemporaryDirectory() as folder:
         for clip in clips:
             _, audio, reference = clip.write_media(Path(folder))
-            portraits.append(fit_portrait(read_image(reference), model.clip))
+            portraits.append(
+                fit_portrait(read_image(reference), model.clip, config.portrait_margin)
+            )
             sound = read_audio(audio, model.clip.sample_rate)
             audios.append(fit_audio(sound, model.clip.num_samples))
     prompts = [clip.prompt for clip in clips]
     return model.encode_conditions(np.stack(portraits), audios, prompts).to("cpu")
 
 
-def fit_portrait(image: NDArray[np.uint8], clip: ClipFormat) -> NDArray[np.uint8]:
+def fit_portrait(image: NDArray[np.uint8], clip: ClipFormat, margin: float) -> NDArray[np.uint8]:
     """Return a portrait of the clip's size: as it is, or its aligned face crop."""
     if image.shape[:2] == (clip.height, clip.width):
         return image
@@ -210,7 +215,7 @@ def fit_portrait(image: NDArray[np.uint8], clip: ClipFormat) -> NDArray[np.uint8
             f"{clip.width}x{clip.height}",
             hint="only square clips are aligned; crop the portrait to the clip's size",
         )
-    return faces.align(image, clip.width)
+    return faces.align(image, clip.width, margin)
 
 
 @torch.no_grad()

@@ -1,11 +1,14 @@
 """Configs of the two TLPO stages; every value is a key and every key is used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import Field, model_validator
 
-from ft2.config import Config, EngineConfig
+from ft2.config import Config, EngineConfig, preset_path
+from ft2.errors import UsageError
 from ft2.pairs import Dimension
 from ft2.wan.spec import WanSpec
 
@@ -38,6 +41,8 @@ class CacheConfig(Config):
 
     mask: Literal["landmarks", "box"] = "landmarks"
     """Lip mask of a clip: from each frame's face landmarks, or the aligned crop's mouth box."""
+    portrait_margin: float = Field(0.0, ge=0)
+    """As in the sampling that made the clips: part of the side added around the face crop."""
     batch_size: int = Field(8, ge=1)
     """Clips encoded together."""
     shard_size: int = Field(64, ge=1)
@@ -148,6 +153,8 @@ class StageConfig(Config):
 class ExpertConfig(StageConfig):
     """Stage 1: one expert LoRA on one dimension's pairs."""
 
+    stage: Literal["expert"] = "expert"
+    """Tells the two stages apart."""
     dimension: Dimension = "quality"
     """Which store to learn."""
     lora: LoraConfig = LoraConfig()
@@ -168,6 +175,8 @@ class GateConfig(Config):
 class FusionConfig(StageConfig):
     """Stage 2: backbone and experts frozen, only the gate learns."""
 
+    stage: Literal["fusion"] = "fusion"
+    """Tells the two stages apart."""
     experts: dict[Dimension, Path] = Field(default_factory=dict)
     """Run or adapter directory of each expert, by dimension."""
     gate: GateConfig = GateConfig()
@@ -176,3 +185,23 @@ class FusionConfig(StageConfig):
     """Pairs to learn from; `all` are those whose chosen side wins on every dimension."""
     reference: Literal["initial", "base"] = "initial"
     """`initial`: the merge that the gate starts from; `base`: no experts (saturates early)."""
+
+
+def stage_of(source: str, overrides: Sequence[str]) -> str:
+    """Return the stage that a preset or YAML file and its overrides name; "expert" if none does.
+
+    Raises:
+        UsageError: The file is missing or its stage is unknown.
+    """
+    path = Path(source) if Path(source).is_file() else preset_path(source)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return "expert"  # load_config reports what is wrong with the file
+    stage = data.get("stage", "expert") if isinstance(data, dict) else "expert"
+    for text in overrides:
+        key, _, value = text.partition("=")
+        stage = value if key == "stage" else stage
+    if stage not in ("expert", "fusion"):
+        raise UsageError(f"unknown stage '{stage}'", "stage is expert or fusion")
+    return str(stage)

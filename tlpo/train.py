@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ft2.engine import local_device, make_engine, rank_zero_first
 from ft2.lora import install_experts, read_adapter, remove_experts, save_expert
-from ft2.pairs import Dimension, Preference, Store, read_pairs
+from ft2.pairs import STORES, Dimension, Preference, Store, read_pairs
 from ft2.runs import Progress, RunDir, Silent, check_output
 from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
@@ -207,6 +207,34 @@ def _load(
     model = _prepare(model, config)
     data, unseen = _encode(pairs, config, run.path, model, progress)
     return _Stage(run, model, model_hash(model), data, unseen, progress)
+
+
+def encode_dataset(
+    config: StageConfig,
+    cache_dir: Path,
+    progress: Progress | None = None,
+    model: TalkingModel | None = None,
+) -> Result:
+    """Encode every clip that any store of a dataset uses; what is there already is kept.
+
+    Args:
+        config: Any stage: its dataset, model, device and encoding count.
+        cache_dir: Where to write; give it to the stages as ``cache``.
+        progress: Where to report.
+        model: The base if it is already loaded.
+
+    Returns:
+        ``clips`` and ``conditions`` in the cache, and its ``folder``.
+    """
+    pairs = [pair for store in STORES for pair in read_pairs(config.dataset, store)]
+    clips = unique_clips(pairs)
+    model = _prepare(model, config)
+    cache = fill_cache(clips, cache_dir, model, config.encoding, progress)
+    return {
+        "clips": len(cache.clips),
+        "conditions": len(cache.conditions),
+        "folder": str(cache.path),
+    }
 
 
 def _norm_b(adapter: Path) -> float:
