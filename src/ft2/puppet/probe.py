@@ -65,7 +65,8 @@ class Reader:
     def fit(clean: Array, features: Array, targets: Array, components: int, ridge: float) -> Reader:
         """Fit on features [N, D] and targets [N, T]; components come from `clean` [M, D]."""
         mean, basis, _ = principal(clean, components)
-        basis = basis / np.maximum(((features - mean) @ basis).std(0), 1e-6)
+        spread = ((features - mean) @ basis).std(0)
+        basis = np.asarray(basis / np.maximum(spread, 1e-6), np.float32)
         terms = _products(np.asarray((features - mean) @ basis, np.float32))
         centre, offset = terms.mean(0), targets.mean(0)
         terms = terms - centre
@@ -78,7 +79,8 @@ class Reader:
 
     def read(self, features: Array) -> Array:
         """Return targets [N, T] of features [N, D]."""
-        found = _products((features - self.mean) @ self.basis) @ self.weights + self.offset
+        components = np.asarray((features - self.mean) @ self.basis, np.float32)
+        found = _products(components) @ self.weights + self.offset
         return np.asarray(found, np.float32)
 
 
@@ -127,7 +129,8 @@ class PuppetProbe:
         mouths = _part(steady, _LIPS_AT)
         lips = np.concatenate([table[:, :2]] * 2)
         reader = Reader.fit(mouths[:num_frames], mouths, lips, 30, 1e-2)
-        return _with_subspace(identity.identity_id, pose, reader, steady[:num_frames])
+        detail = float(_detail(clean).mean())
+        return _with_subspace(identity.identity_id, pose, reader, steady[:num_frames], detail)
 
     def track(self, frames: Frames) -> Tracks:
         """Read lips and head from uint8 [F, H, W, 3]."""
@@ -137,18 +140,18 @@ class PuppetProbe:
         """Return tracks, log distance to clean faces [F, 3 bands], and log detail [F].
 
         Both are 0 for an unseen clean frame. Bands go from coarse to fine. Detail is the log
-        amplitude of what is finer than about 2 pixels, relative to clean frames: negative when
-        blurred, positive when noisy.
+        amplitude of the Laplacian relative to clean frames: negative when blurred, positive when
+        noisy.
         """
-        tracks, steady = self._look(frames)
+        tracks, steady, pictures = self._look(frames)
         bands = _bands(_residual(steady, self.face_mean, self.face_basis))
-        return tracks, np.log(bands) - self.band_floor, _detail(steady) - self.detail_mean
+        return tracks, np.log(bands) - self.band_floor, _detail(pictures) - self.detail_mean
 
-    def _look(self, frames: Frames) -> tuple[Tracks, Array]:
+    def _look(self, frames: Frames) -> tuple[Tracks, Array, Array]:
         pictures = _reduced(frames).astype(np.float32)
         pose = self.pose_reader.read(_thumbnails(pictures))
         steady = _steadied(pictures, pose)
-        return Tracks(self.lip_reader.read(_part(steady, _LIPS_AT)), pose), steady
+        return Tracks(self.lip_reader.read(_part(steady, _LIPS_AT)), pose), steady, pictures
 
 
 def principal(rows: Array, components: int) -> tuple[Array, Array, Array]:
@@ -191,14 +194,16 @@ def _pose_of(table: Array) -> Array:
     return np.stack([across, down + 1.1 * pitch, roll, yaw, pitch], -1).astype(np.float32)
 
 
-def _with_subspace(name: str, pose: Reader, lips: Reader, steady: Array) -> PuppetProbe:
+def _with_subspace(
+    name: str, pose: Reader, lips: Reader, steady: Array, detail: float
+) -> PuppetProbe:
     """Keep a quarter of the clean frames apart, to know how far unseen clean frames lie."""
     faces = _part(steady, _FACE_AT)
     held = np.arange(len(faces)) % 4 == 0
-    mean, basis, _ = principal(faces[~held], 40)
+    mean, basis, _ = principal(faces[~held], 64)
     bands = _bands(_residual(steady[held], mean, basis))
     floor = np.log(bands).mean(0).astype(np.float32)
-    return PuppetProbe(name, pose, lips, mean, basis, floor, float(_detail(steady).mean()))
+    return PuppetProbe(name, pose, lips, mean, basis, floor, detail)
 
 
 def _products(z: Array) -> Array:
@@ -235,14 +240,15 @@ def _steadied(frames: Array, pose: Array) -> Array:
 
 
 def _part(frames: Array, place: tuple[slice, slice]) -> Array:
-    return frames[:, place[0], place[1]].reshape(len(frames), -1) / 255
+    part = frames[:, place[0], place[1]].reshape(len(frames), -1)
+    return np.asarray(part / np.float32(255), np.float32)
 
 
 def _residual(steady: Array, mean: Array, basis: Array) -> Array:
     """Return what the clean subspace cannot explain, [F, h, w, 3] in parts of full scale."""
     faces = _part(steady, _FACE_AT) - mean
     rest = faces - (faces @ basis) @ basis.T
-    return rest.reshape(len(steady), *steady[0][_FACE_AT].shape)
+    return np.asarray(rest.reshape(len(steady), *steady[0][_FACE_AT].shape), np.float32)
 
 
 def _bands(residual: Array) -> Array:
@@ -253,10 +259,11 @@ def _bands(residual: Array) -> Array:
     return np.stack([np.sqrt((p**2).mean((1, 2, 3)) + 1e-8) for p in parts], 1)
 
 
-def _detail(steady: Array) -> Array:
-    faces = steady[:, _FACE_AT[0], _FACE_AT[1]].mean(axis=3)
-    fine = [f - cv2.GaussianBlur(f, (0, 0), 1) for f in faces]
-    return np.asarray([np.log(np.sqrt((f**2).mean()) + 1e-3) for f in fine], np.float32)
+def _detail(frames: Array) -> Array:
+    """Return the log RMS of the Laplacian of each face [F], of frames that are not steadied."""
+    faces = frames[:, _FACE_AT[0], _FACE_AT[1]].mean(axis=3)
+    fine = [cv2.Laplacian(f, cv2.CV_32F) for f in faces]
+    return np.asarray([np.log(np.sqrt((f**2).mean()) + 0.1) for f in fine], np.float32)
 
 
 def _degraded(frames: Array, rng: np.random.Generator) -> Array:
