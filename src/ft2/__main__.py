@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from ft2.errors import Ft2Error, Interrupted
+from ft2.errors import Ft2Error
+
+_received: list[int] = []
 
 
 def _fail(message: str, hint: str = "") -> None:
@@ -15,12 +17,14 @@ def _fail(message: str, hint: str = "") -> None:
     sys.stderr.write("\n".join(lines) + "\n")
 
 
-def _terminate(signum: int, _frame: FrameType | None) -> None:
-    raise Interrupted(signum, "the same command with --resume goes on from the last checkpoint")
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    """Note the signal and unwind; KeyboardInterrupt, because libraries swallow other errors."""
+    _received.append(signum)
+    raise KeyboardInterrupt
 
 
 def _run(argv: list[str]) -> int:
-    """Run one command; return its exit code. Errors that Typer finds become `Ft2Error`-like."""
+    """Run one command; return its exit code. Typer's own errors are printed like ft2's."""
     import typer
 
     from ft2.cli import app
@@ -40,6 +44,8 @@ def _run(argv: list[str]) -> int:
         else:
             _fail(message, f"`{context.command_path} --help`" if context is not None else "")
         return 2
+    if code == 130:  # what Typer makes of a KeyboardInterrupt
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 
@@ -49,28 +55,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 failed at run time, 2 command, config or input wrong, 130 and 143
     interrupted. ``FT2_DEBUG=1`` shows the traceback.
     """
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, _terminate)
-    debug = os.environ.get("FT2_DEBUG", "") not in {"", "0"}
+    previous = {signum: signal.signal(signum, _stop) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _guarded(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+    sys.exit(code)
+
+
+def _guarded(argv: list[str]) -> int:
+    """Run one command; return its exit code, also after any error."""
+    debug = os.environ.get("FT2_DEBUG", "") not in {"", "0"}
+    _received.clear()
+    try:
+        return _run(argv)
     except Ft2Error as error:
         if debug:
             raise
         _fail(error.message, error.hint)
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
-        _fail("interrupted by SIGINT", "the same command with --resume goes on, if it can")
-        code = 130
+        signum = _received[-1] if _received else signal.SIGINT
+        _fail(
+            f"interrupted by {signal.Signals(signum).name}",
+            "where the command takes --resume, the same command with it goes on",
+        )
+        return 128 + signum
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        return 1
     except Exception as error:
         if debug:
             raise
         _fail(f"{type(error).__name__}: {error}", "FT2_DEBUG=1 shows the traceback")
-        code = 1
-    sys.exit(code)
+        return 1
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
-from pathlib import Path
 
 import pytest
 
@@ -90,11 +90,23 @@ def test_a_launcher_s_rank_is_taken_and_hidden(flag: str, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_a_command_with_their_code(tmp_path: Path, signum: int, code: int):
-    program = (
-        "import sys, time, ft2.__main__ as entry\n"
-        "def work(argv):\n    print('up', flush=True)\n    time.sleep(60)\n"
-        "entry._run = work\nentry.main([])"
+def test_signals_end_a_command_with_their_code(signum: int, code: int):
+    program = textwrap.dedent(
+        """
+        import time
+        from ft2.__main__ import main
+        from ft2.cli import app
+
+        @app.command()
+        def hang():
+            print("up", flush=True)
+            try:
+                time.sleep(60)
+            except Exception:
+                print("swallowed", flush=True)
+
+        main(["hang"])
+        """
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -103,9 +115,10 @@ def test_signals_end_a_command_with_their_code(tmp_path: Path, signum: int, code
     assert process.stdout.readline() == "up\n"
     time.sleep(0.05)
     process.send_signal(signum)
-    _, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
+    assert out == ""
     assert process.returncode == code
-    assert err.startswith("error: interrupted by SIG")
+    assert err.startswith(f"error: interrupted by {signal.Signals(signum).name}\nhint:")
     assert "Traceback" not in err
 
 
