@@ -23,7 +23,6 @@ KINDS = {
     "generator-frame": "ft2.generator.config:TrainConfig",
     "generate": "ft2.generator.config:GenerateConfig",
     "demo": "ft2.cli.demo_config:DemoConfig",
-    "demo": "ft2.cli.demo_config:DemoConfig",
 }
 """Preset name without its family -> the model that its YAML is checked against."""
 
