@@ -57,7 +57,7 @@ def add_lora(
             thinker,
             LoraConfig(
                 r=spec.rank,
-                lora_alpha=spec.alpha,  # type: ignore[arg-type]
+                lora_alpha=spec.alpha,
                 lora_dropout=spec.dropout,
                 target_modules=TARGETS,
                 bias="none",
@@ -72,7 +72,7 @@ def add_lora(
             f"expected {LINEARS_PER_LAYER * layers} in {layers} decoder layers",
             "this version of transformers names the decoder's layers differently",
         )
-    return model  # type: ignore[return-value]
+    return model
 
 
 def count_trainable(model: torch.nn.Module) -> int:
@@ -150,7 +150,7 @@ def load_adapter(
             "load it with the model sizes and versions it was trained with (see critic.json)",
         )
     set_peft_model_state_dict(model, tensors)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def _translate(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:

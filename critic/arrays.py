@@ -70,17 +70,6 @@ class Arrays:
         """Return the number of clips."""
         return len(self.frames)
 
-    def select(self, index: Tensor) -> "Arrays":
-        """Return the clips of an index."""
-        rows = index.numpy()
-        return Arrays(
-            *(getattr(self, name)[index] for name in ("frames", "mel", "loudness")),
-            *(getattr(self, name)[index] for name in ("spoken", "shown", "labels", "kinds")),
-            self.kind_names,
-            self.audio_ids[rows],
-            self.identity_ids[rows],
-        )
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -242,11 +231,16 @@ def load_arrays(path: Path, spec: QwenSpec) -> Arrays:
         return torch.cat([getattr(part, name) for part in parts])
 
     return Arrays(
-        *(joined(name) for name in ("frames", "mel", "loudness", "spoken", "shown")),
-        *(joined(name) for name in ("labels", "kinds")),
-        names,
-        np.concatenate([part.audio_ids for part in parts]),
-        np.concatenate([part.identity_ids for part in parts]),
+        frames=joined("frames"),
+        mel=joined("mel"),
+        loudness=joined("loudness"),
+        spoken=joined("spoken"),
+        shown=joined("shown"),
+        labels=joined("labels"),
+        kinds=joined("kinds"),
+        kind_names=names,
+        audio_ids=np.concatenate([part.audio_ids for part in parts]),
+        identity_ids=np.concatenate([part.identity_ids for part in parts]),
     )
 
 

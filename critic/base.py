@@ -38,7 +38,7 @@ class PretrainConfig(Config):
     model: QwenSpec = QwenSpec()
     """Sizes."""
     data: str
-    """Directory with ``train`` and ``dev`` arrays, made by `ft2 puppet arrays`."""
+    """Directory with ``train`` arrays, and ``dev`` arrays for held-out losses (optional)."""
     initial: str | None = None
     """A directory with ``thinker.safetensors`` to start from; None starts from random weights."""
     towers_steps: int = Field(1500, ge=0)
@@ -100,9 +100,8 @@ def tower_loss(state: State, batch: Batch) -> dict[str, Tensor]:
     heads = state.heads
     with autocast(state.config):
         video, audio = _read(state, batch)
-        targets = hd.picture_targets(batch, state.scale)
-        pooled = heads.pool(video, state.config.model.num_patches_in_time)
-        losses = hd.picture_loss(heads.tower, pooled, targets, batch.kinds)
+        targets = hd.picture_targets(batch, state.scale, heads.cell)
+        losses = hd.picture_loss(heads, heads.tower, video, targets, batch.kinds)
         asked = hd.voice_targets(batch, state.scale, audio.shape[1])["asked"]
         losses["heard"] = F.smooth_l1_loss(heads.heard(audio), asked)
     return losses
@@ -117,16 +116,16 @@ def _read(state: State, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def model_loss(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
     """Return the losses of the model stage: plain questions and the readers of the middle layer."""
-    heads, times = state.heads, state.config.model.num_patches_in_time
+    heads = state.heads
     chosen = _questions(state.config.seed, step)
     layout = _layout(state, chosen)
     with autocast(state.config):
         video, audio = _read(state, batch)
-        targets = hd.picture_targets(batch, state.scale)
-        low = hd.picture_loss(heads.tower, heads.pool(video, times), targets, batch.kinds)
+        targets = hd.picture_targets(batch, state.scale, heads.cell)
+        low = hd.picture_loss(heads, heads.tower, video, targets, batch.kinds)
         logits, middle = read_middle(state.thinker, layout, video, audio)
-        pooled = heads.pool(middle[:, layout.video], times)
-        losses = hd.picture_loss(heads.middle, pooled, targets, batch.kinds)
+        seen = middle[:, layout.video]
+        losses = hd.picture_loss(heads, heads.middle, seen, targets, batch.kinds)
         heard = middle[:, layout.audio]
         voice = hd.voice_targets(batch, state.scale, heard.shape[1])
         losses |= hd.voice_loss(heads, heard, voice)
@@ -324,6 +323,8 @@ def held_out_losses(state: State, path: Path, limit: int = 256) -> dict[str, flo
     """Return the mean losses of the model stage on clips that were not trained on."""
     from ft2.critic.arrays import load_arrays
 
+    if not path.is_dir():
+        return {}
     arrays = load_arrays(path, state.config.model)
     sampler = Sampler(arrays, state.config.model, state.config.seed)
     total: dict[str, float] = {}

@@ -171,7 +171,8 @@ def encode_ratings(
     progress = progress or Silent()
     views: list[ClipView] = []
     owners: list[int] = []
-    video, audio = [], []
+    video: list[Tensor] = []
+    audio: list[Tensor] = []
     pending = 0
     flips = (False, True) if mirror else (False,)
     mirrored: list[Tensor] = []

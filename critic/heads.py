@@ -64,27 +64,66 @@ def fit_scale(shown: Tensor) -> Scale:
     )
 
 
-def picture_targets(batch: Batch, scale: Scale) -> dict[str, Tensor]:
-    """Return targets per two-frame patch, each [B, P, D].
+@dataclass(frozen=True)
+class PictureTargets:
+    """What can be measured on the picture; B clips, P two-frame patches, S tokens a patch."""
 
-    ``curves``: all curves of both frames; ``motion``: pose change inside the patch, into the patch,
-    and its acceleration; ``change``: log mean absolute pixel change inside and into the patch.
-    """
+    curves: Tensor
+    """[B, P, 2C]: all curves of both frames."""
+    inside: Tensor
+    """[B, P, 5]: pose change from a patch's first frame to its second."""
+    into: Tensor
+    """[B, P, 15]: pose change into the patch, and the acceleration at both frames."""
+    change: Tensor
+    """[B, P, S, 2]: log mean absolute pixel change inside the patch and into it."""
+    texture: Tensor
+    """[B, P, S, 8]: colour, and log energies of detail at four scales and at block edges."""
+
+
+def picture_targets(batch: Batch, scale: Scale, cell: int) -> PictureTargets:
+    """Return the targets of a batch; `cell` is the pixels of a token's side."""
     shown = batch.shown
     if shown.shape[1] % 2:
         shown = torch.cat([shown, shown[:, -1:]], dim=1)
-    pose = shown[:, :, list(POSE)]
-    velocity = F.pad(pose.diff(dim=1), (0, 0, 1, 0)) / scale.velocity[list(POSE)]
+    pose = list(POSE)
+    velocity = F.pad(shown[:, :, pose].diff(dim=1), (0, 0, 1, 0)) / scale.velocity[pose]
     bend = F.pad(velocity.diff(dim=1), (0, 0, 1, 0))
-    bend = bend * (scale.velocity / scale.acceleration)[list(POSE)]
-    pixels = batch.pixels[:, :, ::2, ::2].float()
-    change = (pixels.diff(dim=1).abs().mean((2, 3, 4)) + 0.05).log()
-    change = F.pad(change, (1, 0), value=0.0)[..., None]
-    return {
-        "curves": _pair((shown - scale.curves[0]) / scale.curves[1]),
-        "motion": _pair(torch.cat([velocity, bend], dim=2)).clamp(-6, 6),
-        "change": _pair(change),
-    }
+    bend = bend * (scale.velocity / scale.acceleration)[pose]
+    velocity, bend = velocity.clamp(-6, 6), bend.clamp(-6, 6)
+    grey = batch.pixels[..., 1].float()
+    change = F.pad(_cells(grey.diff(dim=1).abs(), cell), (0, 0, 1, 0))
+    change = (change + 0.2).log()
+    return PictureTargets(
+        curves=_pair((shown - scale.curves[0]) / scale.curves[1]),
+        inside=velocity[:, 1::2],
+        into=torch.cat([velocity[:, 0::2], _pair(bend)], dim=2),
+        change=torch.stack([change[:, 1::2], change[:, 0::2]], dim=-1),
+        texture=_texture(batch.pixels[:, 1::2].float(), cell),
+    )
+
+
+def _cells(x: Tensor, cell: int) -> Tensor:
+    """Return means [B, T, S] over the token cells of [B, T, H, W]."""
+    return F.avg_pool2d(x, cell).flatten(2)
+
+
+def _texture(pixels: Tensor, cell: int) -> Tensor:
+    """Return [B, P, S, 8] of float pixels [B, P, H, W, 3]: see `PictureTargets.texture`."""
+    colour = [_cells(pixels[..., c], cell) / 64 - 2 for c in range(3)]
+    grey = pixels[..., 1]
+    edges = F.pad(grey.diff(dim=3).abs(), (1, 0))
+    at_blocks = edges[..., ::8].repeat_interleave(8, dim=3)
+    bend = F.pad(edges.diff(dim=3).abs(), (1, 0))
+    half = F.avg_pool2d(grey, 2)
+    quarter = F.avg_pool2d(half, 2)
+    energies = [
+        _cells(edges, cell),
+        _cells(bend, cell),
+        _cells(F.pad(half.diff(dim=3).abs(), (1, 0)), cell // 2),
+        _cells(F.pad(quarter.diff(dim=3).abs(), (1, 0)), cell // 4),
+        _cells(at_blocks, cell),
+    ]
+    return torch.stack(colour + [(energy + 0.5).log() - 1.5 for energy in energies], dim=-1)
 
 
 def _pair(x: Tensor) -> Tensor:
@@ -163,13 +202,16 @@ class Heads(nn.Module):
     def __init__(self, spec: QwenSpec, num_curves: int, num_kinds: int) -> None:
         """Make heads for `num_curves` curves and `num_kinds` kinds of defect."""
         super().__init__()
-        hidden = spec.text.hidden_size
-        pose, mouth = len(POSE), len(MOUTH)
-        self.face_rows = spec.view.face_size // spec.vision.patch_size // spec.vision.merge_size
-        self.rows = spec.view.height // spec.vision.patch_size // spec.vision.merge_size
-        sizes = {"curves": 2 * num_curves, "motion": 4 * pose, "change": 2, "kinds": num_kinds}
+        hidden, mouth, pose = spec.text.hidden_size, len(MOUTH), len(POSE)
+        self.cell = spec.vision.patch_size * spec.vision.merge_size
+        self.face_rows = spec.view.face_size // self.cell
+        self.rows = spec.view.height // self.cell
+        sizes = {"curves": 2 * num_curves, "inside": pose, "kinds": num_kinds}
         self.tower = nn.ModuleDict({k: nn.Linear(2 * hidden, n) for k, n in sizes.items()})
+        self.tower.update({"change": nn.Linear(hidden, 1), "texture": nn.Linear(hidden, 8)})
+        sizes |= {"into": 3 * pose}
         self.middle = nn.ModuleDict({k: nn.Linear(2 * hidden, n) for k, n in sizes.items()})
+        self.middle.update({"change": nn.Linear(hidden, 2), "texture": nn.Linear(hidden, 8)})
         voice = {"asked": mouth + 1, "shown": mouth, "gap": 3 * mouth}
         self.voice = nn.ModuleDict({k: nn.Linear(hidden, n) for k, n in voice.items()})
         self.heard = nn.Linear(hidden, mouth + 1)
@@ -183,21 +225,33 @@ class Heads(nn.Module):
 
 
 def picture_loss(
-    readers: nn.ModuleDict, pooled: Tensor, targets: dict[str, Tensor], kinds: Tensor
+    heads: Heads, readers: nn.ModuleDict, tokens: Tensor, targets: PictureTargets, kinds: Tensor
 ) -> dict[str, Tensor]:
-    """Return the losses of the picture heads on pooled tokens [B, P, 2 * hidden]."""
-    losses = {}
-    for name, target in targets.items():
-        error = F.smooth_l1_loss(readers[name](pooled), target, reduction="none")
-        weight = _CURVE_WEIGHTS.repeat(2) if name == "curves" else torch.ones(())
-        losses[name] = (error * weight.to(error.device)).mean()
+    """Return the losses of a set of readers on video tokens [B, P * S, hidden].
+
+    The tower's readers are not asked for what happens between patches: it sees one at a time.
+    """
+    times = targets.curves.shape[1]
+    pooled = heads.pool(tokens, times)
+    single = tokens.view(tokens.shape[0], times, -1, tokens.shape[-1])
+    width = readers["change"].out_features
+    losses = {
+        "curves": _weighted(readers["curves"](pooled), targets.curves),
+        "inside": F.smooth_l1_loss(readers["inside"](pooled), targets.inside),
+        "change": F.smooth_l1_loss(readers["change"](single), targets.change[..., :width]),
+        "texture": F.smooth_l1_loss(readers["texture"](single), targets.texture),
+    }
+    if "into" in readers:
+        losses["into"] = F.smooth_l1_loss(readers["into"](pooled), targets.into)
     guess = readers["kinds"](pooled).float()
-    losses["kinds"] = F.binary_cross_entropy_with_logits(guess, _spread(kinds, guess))
+    expected = kinds[:, None].expand_as(guess)
+    losses["kinds"] = F.binary_cross_entropy_with_logits(guess, expected)
     return losses
 
 
-def _spread(kinds: Tensor, like: Tensor) -> Tensor:
-    return kinds[:, None].expand_as(like)
+def _weighted(guess: Tensor, target: Tensor) -> Tensor:
+    error = F.smooth_l1_loss(guess, target, reduction="none")
+    return (error * _CURVE_WEIGHTS.repeat(2).to(error.device)).mean()
 
 
 def voice_loss(heads: Heads, tokens: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:

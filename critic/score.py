@@ -51,7 +51,8 @@ class CriticScorer:
 
         self.batch_size, self.progress = batch_size, progress or Silent()
         self.name = "critic without adapter"
-        questions, thresholds = QUESTIONS, dict.fromkeys(DIMENSIONS, 0.0)
+        questions: dict[str, str] = QUESTIONS
+        thresholds: dict[str, float] = dict.fromkeys(DIMENSIONS, 0.0)
         if adapter_dir is not None:
             card = read_card(Path(adapter_dir))
             model = model or QwenSpec.model_validate(card.model)

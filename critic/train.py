@@ -77,7 +77,7 @@ def train_critic(
     seconds = {"load_and_encode": round(time.monotonic() - started, 1)}
     losses = _optimise(config, run, AnswerLoss(model, layout), tokens, progress)
     seconds["total"] = round(time.monotonic() - started, 1)
-    thresholds = dict.fromkeys(DIMENSIONS, 0.0)
+    thresholds: dict[str, float] = dict.fromkeys(DIMENSIONS, 0.0)
     if dev:
         held = encode_ratings(thinker, processor, config.model, dev, progress=progress)
         thresholds = fit_thresholds(log_odds(model.eval(), layout, held), held.labels)
@@ -232,7 +232,7 @@ def fit_thresholds(odds: Tensor, labels: Tensor) -> dict[str, float]:
         odds: [N, 3].
         labels: [N, 3] in {1, 0, -1}.
     """
-    found = {}
+    found: dict[str, float] = {}
     for column, dimension in enumerate(DIMENSIONS):
         rated = labels[:, column] >= 0
         x = odds[rated, column].double().numpy(force=True)

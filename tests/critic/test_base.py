@@ -116,12 +116,17 @@ def test_loudness_is_the_log_of_the_energy():
 def test_motion_targets_are_differences_of_the_pose(arrays):
     batch = Sampler(arrays, SMALL, 0).plain(torch.arange(4))
     scale = heads.fit_scale(arrays.shown)
-    target = heads.picture_targets(batch, scale)["motion"].view(4, -1, 2, 10)
+    target = heads.picture_targets(batch, scale, 32)
     yaw = batch.shown[:, :, 6]
     want = (yaw[:, 3] - yaw[:, 2]) / scale.velocity[6]
-    assert torch.allclose(target[:, 1, 1, 0], want.clamp(-6, 6), atol=1e-5)
+    assert torch.allclose(target.inside[:, 1, 0], want.clamp(-6, 6), atol=1e-5)
+    want = (yaw[:, 2] - yaw[:, 1]) / scale.velocity[6]
+    assert torch.allclose(target.into[:, 1, 0], want.clamp(-6, 6), atol=1e-5)
     bend = (yaw[:, 3] - 2 * yaw[:, 2] + yaw[:, 1]) / scale.acceleration[6]
-    assert torch.allclose(target[:, 1, 1, 5], bend.clamp(-6, 6), atol=1e-4)
+    assert torch.allclose(target.into[:, 1, 10], bend.clamp(-6, 6), atol=1e-4)
+    first, second = batch.pixels[0, 2:4, :32, 32:64, 1].float()
+    want = ((second - first).abs().mean() + 0.2).log()
+    assert torch.allclose(target.change[0, 1, 1, 0], want, atol=1e-4)
 
 
 def test_resume_gives_the_same_weights(data, tmp_path):

@@ -99,13 +99,22 @@ def _audio_config(spec: QwenSpec) -> dict[str, object]:
 def new_thinker(
     spec: QwenSpec, processor: "Qwen2_5OmniProcessor", seed: int = 0
 ) -> "Qwen2_5OmniThinkerForConditionalGeneration":
-    """Return a Thinker with random weights drawn from `seed`, in evaluation mode, float32."""
+    """Return a Thinker with random weights drawn from `seed`, in evaluation mode, float32.
+
+    Weights have standard deviation ``fan_in ** -0.5``: transformers' 0.02 is meant for widths of
+    thousands and makes narrow layers start almost silent.
+    """
     import torch
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         thinker = Qwen2_5OmniThinkerForConditionalGeneration(thinker_config(spec, processor))
+        for module in thinker.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv3d):
+                torch.nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            elif isinstance(module, torch.nn.Embedding):
+                torch.nn.init.normal_(module.weight, std=0.5)
     return thinker.eval()
 
 

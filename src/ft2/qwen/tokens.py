@@ -75,9 +75,9 @@ def build_tokenizer() -> "Qwen2Tokenizer":
     return Qwen2Tokenizer(
         vocab=ordered,
         merges=merges,
-        eos_token="<|im_end|>",  # noqa: S106
-        pad_token="<|endoftext|>",  # noqa: S106
-        unk_token="<|endoftext|>",  # noqa: S106
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
         extra_special_tokens={
             "image_token": "<|IMAGE|>",
             "audio_token": "<|AUDIO|>",

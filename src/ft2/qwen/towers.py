@@ -7,7 +7,7 @@ tensors instead. `video_features` and `audio_features` return what the class's o
 back to them for sizes with windowed attention or more than one audio chunk.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ def video_features(
         grid = torch.tensor([spec.grid] * batch, device=patches.device)
         out = thinker.get_video_features(patches.flatten(0, 1), grid, return_dict=True)
         return torch.stack(list(out.pooler_output))
-    tower = thinker.model.visual
+    tower: Any = thinker.model.visual
     x = F.linear(patches.flatten(0, 1), tower.patch_embed.proj.weight.flatten(1))
     cos, sin = _rotary(tower, x, spec)
     x = x.view(batch * times, rows * columns, -1)
@@ -64,7 +64,7 @@ def video_features(
     return merged.view(batch, spec.num_video_tokens, -1)
 
 
-def _rotary(tower: torch.nn.Module, x: Tensor, spec: QwenSpec) -> tuple[Tensor, Tensor]:
+def _rotary(tower: Any, x: Tensor, spec: QwenSpec) -> tuple[Tensor, Tensor]:
     """Return the rotary tables [1, patches, 1, head] of one frame pair, patches in merge order."""
     _, rows, columns = spec.grid
     merge = spec.vision.merge_size
@@ -76,7 +76,7 @@ def _rotary(tower: torch.nn.Module, x: Tensor, spec: QwenSpec) -> tuple[Tensor, 
     return cos[None, :, None], sin[None, :, None]
 
 
-def _vision_attention(attn: torch.nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _vision_attention(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     shape = (*x.shape[:2], attn.num_heads, -1)
     query, key, value = attn.q(x).view(shape), attn.k(x).view(shape), attn.v(x).view(shape)
     query = query * cos + _rotate_half(query) * sin
@@ -117,11 +117,12 @@ def mel_features(processor: "Qwen2_5OmniProcessor", audio: list[object]) -> tupl
 
 def audio_features(thinker: "Qwen2_5OmniThinkerForConditionalGeneration", mel: Tensor) -> Tensor:
     """Return audio tokens [B, tokens, hidden] of mel frames [B, mel, frames]."""
-    tower = thinker.model.audio_tower
+    tower: Any = thinker.model.audio_tower
     if mel.shape[2] > 2 * tower.n_window:
         mask = torch.ones(mel.shape[0], mel.shape[2], dtype=torch.long, device=mel.device)
-        out = thinker.get_audio_features(mel, feature_attention_mask=mask, return_dict=True)
-        return out.last_hidden_state.view(mel.shape[0], -1, out.last_hidden_state.shape[-1])
+        long = thinker.get_audio_features(mel, feature_attention_mask=mask, return_dict=True)
+        tokens: Tensor = long.last_hidden_state
+        return tokens.view(mel.shape[0], -1, tokens.shape[-1])
     x = F.gelu(tower.conv1(mel.to(tower.conv1.weight.dtype)))
     x = F.gelu(tower.conv2(x)).transpose(1, 2)
     x = x + tower.positional_embedding.positional_embedding[: x.shape[1]].to(x.dtype)
@@ -134,7 +135,7 @@ def audio_features(thinker: "Qwen2_5OmniThinkerForConditionalGeneration", mel: T
     return out
 
 
-def _audio_attention(attn: torch.nn.Module, x: Tensor) -> Tensor:
+def _audio_attention(attn: Any, x: Tensor) -> Tensor:
     shape = (*x.shape[:2], attn.num_heads, -1)
     query, key = attn.q_proj(x).view(shape), attn.k_proj(x).view(shape)
     return attn.out_proj(_attend(query, key, attn.v_proj(x).view(shape), x))
