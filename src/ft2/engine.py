@@ -86,8 +86,10 @@ def make_engine(config: EngineConfig, module: nn.Module, run_dir: Path | None = 
 
 
 def learning_rate_at(config: EngineConfig, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up ``(step + 1) / warmup``, then constant
-    or, with ``decay_steps``, a cosine that ends at a twentieth.
+    """Return the learning rate of a step.
+
+    Linear warm-up ``(step + 1) / warmup``, then constant or, with ``decay_steps``, a cosine that
+    ends at a twentieth.
 
     Args:
         config: Gives the peak and the number of warm-up steps.
@@ -324,7 +326,7 @@ def _local_norm(module: nn.Module) -> float:
 
 
 def _import_deepspeed() -> Any:
-    """Import DeepSpeed quietly, with its compiled shared-memory op switched off on one process."""
+    """Import DeepSpeed quietly, without its shared-memory op, which needs a compiler and 20 s."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     with _stdout_to_stderr():
         try:
@@ -334,15 +336,8 @@ def _import_deepspeed() -> Any:
     from deepspeed.utils.logging import logger
 
     logger.setLevel("ERROR")
-    if _env_int("WORLD_SIZE", 1) == 1 or not _has_compiler():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def _has_compiler() -> bool:
-    from shutil import which
-
-    return which(os.environ.get("CXX", "g++")) is not None and which("ninja") is not None
 
 
 def _init_distributed(deepspeed: Any) -> None:
@@ -351,10 +346,38 @@ def _init_distributed(deepspeed: Any) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         os.environ.setdefault(name, value)
     if not torch.distributed.is_initialized() and _env_int("WORLD_SIZE", 1) == 1:
-        store = torch.distributed.HashStore()
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     with _stdout_to_stderr():
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+def local_device(kind: str) -> torch.device:
+    """Return where this process computes: ``cpu``, or the CUDA device of its local rank.
+
+    Raises:
+        UsageError: CUDA is asked for and there is none.
+    """
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: no CUDA device is available", hint="set device=cpu")
+    return torch.device(kind, _env_int("LOCAL_RANK", 0)) if kind == "cuda" else torch.device(kind)
+
+
+@contextlib.contextmanager
+def rank_zero_first(config: EngineConfig) -> Iterator[None]:
+    """Let rank 0 run the block before the others do; with one process nothing waits."""
+    if _env_int("WORLD_SIZE", 1) == 1 or config.kind != "deepspeed":
+        yield
+        return
+    _init_distributed(_import_deepspeed())
+    first = torch.distributed.get_rank() == 0
+    if not first:
+        torch.distributed.barrier()
+    try:
+        yield
+    finally:
+        if first:
+            torch.distributed.barrier()
 
 
 def shutdown() -> None:

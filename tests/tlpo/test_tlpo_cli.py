@@ -1,0 +1,84 @@
+"""`ft2 tlpo`: dry runs, refusals before anything loads, merging."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tlpo_toys import TARGETS, toy_model
+
+from ft2.__main__ import main
+from ft2.lora import install_experts, save_expert
+from ft2.runs import read_json
+
+
+def call(*argv: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    "preset", ["full/expert-motion", "full/expert-lip", "full/expert-quality", "full/fusion"]
+)
+def test_full_presets_pass_the_dry_run(
+    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("tlpo", "train", preset, "-n", "--json", "-o", str(tmp_path / "run")) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["base_parameters"] > 16e9
+    assert plan["memory_gib_total"] > 30
+    assert plan["missing"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "-o", "x"], "no config"),
+        (["train", "nano/expert-lips", "-o", "x"], "expert-lip"),
+        (["train", "nano/expert-lip", "dpo.betta=3", "-o", "x"], "beta"),
+        (["train", "nano/expert-lip", "dataset=nowhere", "-o", "x"], "nowhere"),
+        (["train", "nano/fusion", "experts.lip=nowhere", "-o", "x"], "holds no expert"),
+        (["cache", "nano/expert-lip", "dataset=nowhere", "-o", "x"], "nowhere"),
+        (["merge", "--expert", "nowhere", "-o", "x"], "nowhere holds no expert"),
+    ],
+)
+def test_wrong_input_is_exit_2_and_writes_nothing(
+    argv: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("tlpo", *argv) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.startswith("error: ")
+    assert "Traceback" not in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    assert call("tlpo", "train", "nano/expert-lip", "-o", str(tmp_path)) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_merge_writes_a_static_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = toy_model()
+    install_experts(model.dit, TARGETS, 2, 2, 2)
+    for index, name in enumerate(("quality", "motion")):
+        save_expert(model.dit, index, tmp_path / name / "adapter", {"dimension": name})
+    given = ["--expert", str(tmp_path / "quality"), "--expert", str(tmp_path / "motion")]
+    out = tmp_path / "merged"
+    assert call("tlpo", "merge", *given, "--weight", "0.5", "-o", str(out), "-n") == 0
+    assert not out.exists()
+    assert call("tlpo", "merge", *given, "--weight", "0.5", "-o", str(out)) == 0
+    record = read_json(out / "policy.json")
+    assert record["experts"] == ["motion", "quality"]
+    assert record["gate"] == {"form": "constant", "weights": [0.5, 0.5]}
+    capsys.readouterr()
+    assert call("tlpo", "merge", *given, given[0], given[1], "-o", str(tmp_path / "twice")) == 2
+    assert "two quality experts" in capsys.readouterr().err
