@@ -24,7 +24,7 @@ from ft2.critic import heads as hd
 from ft2.critic.arrays import Arrays, Batch, Sampler
 from ft2.qwen import packed, towers
 from ft2.qwen.spec import QwenSpec
-from ft2.runs import Interrupts, Progress, RunDir, load_tensors, save_tensors
+from ft2.runs import Interrupts, Progress, RunDir, check_output, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
@@ -279,10 +279,12 @@ def pretrain(
     from ft2.critic.arrays import load_arrays
     from ft2.qwen.thinker import save_thinker
 
+    check_output(output, resume=resume)
+    train = load_arrays(Path(config.data) / "train", config.model)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return dict(run.result)
-    state = make_state(config, load_arrays(Path(config.data) / "train", config.model))
+    state = make_state(config, train)
     first = _resume(run, state)
     total = config.towers_steps + config.model_steps
     started = time.monotonic()

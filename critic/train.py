@@ -17,7 +17,7 @@ from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS
 from ft2.qwen import packed
 from ft2.qwen.thinker import load_thinker, weights_dir
-from ft2.runs import Interrupts, Progress, RunDir
+from ft2.runs import Interrupts, Progress, RunDir, check_output
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,6 +59,7 @@ def train_critic(
         UsageError: Ratings or weights are missing or unfit; the run directory exists.
         Interrupted: A signal came; a checkpoint was written first.
     """
+    check_output(output, resume=resume)
     train = read_ratings(Path(config.ratings), "train")
     dev = _dev_ratings(Path(config.ratings))
     base = weights_dir(config.model)

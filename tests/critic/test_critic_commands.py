@@ -1,0 +1,66 @@
+"""`ft2 critic`: plans without weights, scores as JSON, and errors before any model loads."""
+
+import json
+
+import pytest
+
+from ft2.__main__ import main
+from ft2.critic.train import train_critic
+from ft2.runs import Silent
+
+
+def run(capsys, *args):
+    try:
+        code = main(["critic", *map(str, args)])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code or 0, out, err
+
+
+@pytest.mark.parametrize(
+    ("preset", "trained"), [("nano/critic", 143_360), ("full/critic", 40_370_176)]
+)
+def test_dry_run_counts_without_weights(capsys, tmp_path, preset, trained):
+    code, out, _ = run(capsys, "train", preset, "-n", "--json", "-o", tmp_path / "r")
+    assert code == 0
+    assert json.loads(out)["trainable_parameters"] == trained
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train"], "no config given"),
+        (["train", "nano/critic", "ratings=absent.jsonl"], "no ratings file"),
+        (["train", "nano/critic", "lora.rnk=3"], "lora.rank"),
+        (["score", "absent.mp4"], "no trained critic"),
+        (["eval", "absent.jsonl", "--split", "val"], "unknown split"),
+        (["pretrain", "data=absent"], "no puppet arrays"),
+    ],
+)
+def test_wrong_input_is_error_2_with_a_hint(capsys, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *args)
+    assert code == 2
+    assert message in err
+    assert "hint:" in err
+    assert not out
+    assert not any(tmp_path.iterdir())
+
+
+def test_score_and_eval_after_training(capsys, config, ratings, tmp_path):
+    train_critic(config, tmp_path / "run", False, Silent())
+    clip = ratings.parent / "30.mp4"
+    code, out, _ = run(capsys, "score", clip, clip, "--adapter", tmp_path / "run", "--json")
+    assert code == 0
+    rows = json.loads(out)["scores"]
+    assert rows[0] == rows[1]
+    assert all(0 <= rows[0][d] <= 1 for d in ("motion", "lip", "quality"))
+    code, out, _ = run(capsys, "eval", ratings, "--adapter", tmp_path / "run/adapter")
+    assert code == 0
+    for row in ("critic", "untrained", "majority", "audio_removed", "audio_swapped"):
+        assert f"\n{row}" in out
+    code, _, err = run(capsys, "train", "nano/critic", f"ratings={ratings}", "-o", tmp_path / "run")
+    assert code == 2
+    assert "--resume" in err
