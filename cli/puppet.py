@@ -74,7 +74,9 @@ def sheet(
     face: Annotated[
         str, typer.Option(help="Name of a shipped face, or a portrait file; '?' lists the names.")
     ] = "beard",
-    text: Annotated[str, typer.Option(help="What to say (English).")] = "Bob may move the blue van.",
+    text: Annotated[
+        str, typer.Option(help="What to say (English).")
+    ] = "Bob may move the blue van.",
     strength: Annotated[float, typer.Option(help="Strength of the defects, above 0 to 1.")] = 0.8,
     seed: Seed = 0,
     size: Size = 128,

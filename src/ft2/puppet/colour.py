@@ -1,4 +1,4 @@
-"""Colour of portraits: colourise a grey one, recolour, relight, give another background.
+"""Colour of portraits: recolour, relight, give another background.
 
 All work happens in CIE L*a*b* (OpenCV's 8-bit scaling), on soft masks of skin, hair and
 background that follow from the landmarks and the person's matte.
@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ft2 import faces
 from ft2.puppet import topology as topo
 from ft2.puppet.fields import Array, smoothstep
 
@@ -38,48 +37,10 @@ def skin_mask(image: Image, landmarks: Array, matte: Image, unit: float) -> Arra
     far = np.hypot((x - middle[0]) / (1.55 * unit), (y - middle[1] + 0.1 * unit) / (2.1 * unit))
     near = smoothstep((1.25 - far.astype(np.float32)) / 0.35)
     around = alike * near * (matte / 255.0)
-    soft = cv2.GaussianBlur(np.maximum(cv2.erode(oval, np.ones((5, 5), np.uint8)), around), (0, 0), 2.5)
+    soft = cv2.GaussianBlur(
+        np.maximum(cv2.erode(oval, np.ones((5, 5), np.uint8)), around), (0, 0), 2.5
+    )
     return np.asarray(np.clip(soft, 0, 1), np.float32)
-
-
-def colourise(
-    image: Image, landmarks: Array, matte: Image, unit: float, rng: np.random.Generator
-) -> Image:
-    """Give a grey portrait uint8 [H, W, 3] plausible colours (drawn from `rng`)."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
-    light = lab[..., 0]
-    skin = skin_mask(image, landmarks, matte, unit)
-    person = matte.astype(np.float32) / 255.0
-    chin = float(landmarks[152, 1])
-    rows = np.arange(light.shape[0], dtype=np.float32)[:, None]
-    hair = person * (1 - skin) * smoothstep((chin + 0.2 * unit - rows) / (0.5 * unit))
-    cloth = person * (1 - skin) * (1 - smoothstep((chin + 0.2 * unit - rows) / (0.5 * unit)))
-    full = np.clip(light / 120.0, 0, 1) * (1 - 0.25 * smoothstep((light - 190) / 60))
-    chroma = np.zeros((*light.shape, 2), np.float32)
-    warm = rng.uniform(0.85, 1.15)
-    _tint(chroma, skin * full, (14 * warm, 18 * rng.uniform(0.85, 1.15)))
-    flush = _spots(light.shape, landmarks[[205, 425, 4]], 0.35 * unit)
-    _tint(chroma, flush * skin, (4.0, 1.0))
-    lips = cv2.GaussianBlur(faces.lip_mask(landmarks, *light.shape).astype(np.float32), (0, 0), 1.0)
-    _tint(chroma, lips * full, (rng.uniform(6, 14), -2.0))
-    brown = rng.uniform(0.2, 1.0)
-    _tint(chroma, hair * (1 - smoothstep((light - 120) / 80)), (6 * brown, 14 * brown))
-    _tint(chroma, hair * full * smoothstep((light - 90) / 60), (3.0, 6.0))
-    hue = rng.uniform(0, 2 * np.pi)
-    _tint(chroma, cloth * 0.5, (10 * np.cos(hue), 12 * np.sin(hue)))
-    hue = rng.uniform(0, 2 * np.pi)
-    size = rng.uniform(4, 16)
-    _tint(chroma, 1 - person, (size * np.cos(hue), size * np.sin(hue)))
-    eyes = np.zeros(light.shape, np.float32)
-    for upper, lower in (
-        (topo.LEFT_UPPER_LID, topo.LEFT_LOWER_LID),
-        (topo.RIGHT_UPPER_LID, topo.RIGHT_LOWER_LID),
-    ):
-        ring = np.round(landmarks[[*upper, *lower[::-1]], :2] * 16).astype(np.int32)
-        cv2.fillPoly(eyes, [ring], 1.0, shift=4)
-    chroma *= 1 - 0.75 * cv2.GaussianBlur(eyes, (0, 0), 0.8)[..., None]
-    lab[..., 1:] = 128 + chroma
-    return _to_rgb(lab)
 
 
 def recolour(
@@ -147,15 +108,6 @@ def _shape(picture: Array, rng: np.random.Generator) -> None:
         cv2.rectangle(picture, (x, y), (x + wide, y + high), colour, -1)
     else:
         cv2.line(picture, (x, 0), (x, height), colour, int(rng.integers(3, 14)))
-
-
-def _spots(shape: tuple[int, ...], centres: Array, radius: float) -> Array:
-    x, y = np.meshgrid(np.arange(shape[1]), np.arange(shape[0]))
-    total = np.zeros(shape[:2], np.float32)
-    for centre in centres:
-        square = (x - centre[0]) ** 2 + (y - centre[1]) ** 2
-        total += np.exp(-square / (2 * radius**2)).astype(np.float32)
-    return total
 
 
 def _tint(chroma: Array, weight: Array, shift: tuple[float, float]) -> None:

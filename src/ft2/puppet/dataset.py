@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from ft2 import media
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
 from ft2.puppet import identities, world
+from ft2.puppet.curves import Style
 from ft2.runs import Progress, Silent, write_atomic
 
 SHARD = 240
@@ -95,7 +98,8 @@ def _run(jobs: Sequence[_Job], num_workers: int) -> Iterator[str]:
     if num_workers <= 1 or len(jobs) <= 1:
         yield from map(_write_shard, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(num_workers, cv2.setNumThreads, (1,)) as pool:
         yield from pool.imap_unordered(_write_shard, jobs)
 
 
@@ -123,7 +127,7 @@ def pack(made: Sequence[world.PuppetClip]) -> bytes:
             "identity_id": clip.identity_id, "audio_id": clip.audio_id, "caption": clip.caption,
             "defects": names[-1],
         })  # fmt: skip
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "frames": np.stack([clip.frames for clip in made]),
         "audio": np.stack([np.round(clip.audio * 32767).astype(np.int16) for clip in made]),
         "curves": np.stack([clip.curves.stack() for clip in made]),
@@ -163,12 +167,13 @@ def build(
 
 def build_conditions(
     output_dir: str | Path, num_conditions: int, split: str, seed: int, clip: ClipFormat, *,
-    progress: Progress | None = None,
+    per_person: int = 1, progress: Progress | None = None,
 ) -> Path:  # fmt: skip
     """Write portraits, sounds and conditions.jsonl (what to generate); returns its path.
 
     Each line: condition_id, identity_id, audio_id, portrait (aligned PNG of the clip's size),
-    audio (WAV of the clip's length), prompt, split; paths relative to the file.
+    audio (WAV of the clip's length), prompt, split; paths relative to the file. So many
+    conditions in a row, `per_person`, share a face.
     """
     progress = progress or Silent()
     folder = Path(output_dir)
@@ -177,11 +182,11 @@ def build_conditions(
     lines = []
     for number in range(num_conditions):
         rng = np.random.default_rng([base + number, 23])
-        identity = identities.draw(split, base + number)
+        identity = identities.draw(split, base + number // per_person)
         utterance = spoken[rng.integers(len(spoken))]
         starts = world.start_times(utterance, clip.seconds)
         start = starts[rng.integers(len(starts))]
-        prompt = world.Style.draw(rng).caption()
+        prompt = Style.draw(rng).caption()
         name = f"{split}-{seed}-{number:04d}"
         for part in ("portraits", "audio"):
             (folder / part).mkdir(parents=True, exist_ok=True)

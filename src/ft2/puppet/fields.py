@@ -83,9 +83,7 @@ def invert(field: Array, iterations: int = 3) -> Array:
     backward = field
     for _ in range(iterations):
         place = grid - backward
-        backward = cv2.remap(
-            field, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        backward = cv2.remap(field, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(backward, np.float32)
 
 

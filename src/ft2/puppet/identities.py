@@ -165,17 +165,18 @@ def _reshape(identity: Identity, rng: np.random.Generator) -> Identity:
     scale = (box[2] - box[0]) / CANVAS
     axis = (np.arange(CANVAS) + 0.5) * scale - 0.5
     grid = np.stack(np.meshgrid(axis + box[0], axis + box[1]), -1).astype(np.float32)
-    source = grid - cv2.remap(
-        field, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    source = grid - cv2.remap(field, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     both = np.dstack([identity.image, identity.matte])
     both = cv2.remap(both, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     back = cv2.remap(
         identity.background, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return replace(
-        identity, image=np.ascontiguousarray(both[..., :3]), matte=np.ascontiguousarray(both[..., 3]),
-        background=np.asarray(back, np.uint8), landmarks=faces.to_crop(moved, box, CANVAS),
+        identity,
+        image=np.ascontiguousarray(both[..., :3]),
+        matte=np.ascontiguousarray(both[..., 3]),
+        background=np.asarray(back, np.uint8),
+        landmarks=faces.to_crop(moved, box, CANVAS),
     )
 
 
@@ -225,5 +226,6 @@ def mirror_order() -> NDArray[np.int64]:
     mean = np.mean([points[:, :3].astype(np.float64) for points in _landmarks().values()], 0)
     mirrored = mean * np.array([-1.0, 1.0, 1.0]) + np.array([2 * mean[:, 0].mean(), 0.0, 0.0])
     cost = ((mean[:, None] - mirrored[None]) ** 2).sum(-1)
-    order = linear_sum_assignment(cost)[1]
-    return np.asarray(order, np.int64)
+    for first, second in topo.MIRRORED:
+        cost[first, second] = cost[second, first] = -1e9
+    return np.asarray(linear_sum_assignment(cost)[1], np.int64)

@@ -178,7 +178,9 @@ def _interior(
     roof = np.interp(x, top[:, 0], top[:, 1])
     floor = np.interp(x, bottom[:, 0], bottom[:, 1])
     inside = (x >= top[0, 0]) & (x <= top[-1, 0])
-    cover = smoothstep(y - roof + 0.5) * smoothstep(floor - y + 0.5) * inside
+    above = smoothstep(np.asarray(y - roof + 0.5, np.float32))
+    below = smoothstep(np.asarray(floor - y + 0.5, np.float32))
+    cover = above * below * inside
     middle, half = (top[0, 0] + top[-1, 0]) / 2, max((top[-1, 0] - top[0, 0]) / 2, 1.0)
     t = (x - middle) / half
     paint = np.empty((height, width, 3), np.float32)

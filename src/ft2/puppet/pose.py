@@ -45,7 +45,10 @@ class Stage:
         """
         displacement = (pose.astype(np.float32) @ self._basis).reshape(self._grid.shape)
         front = cv2.remap(
-            person, self._grid - displacement, None, cv2.INTER_LINEAR,
+            person,
+            self._grid - displacement,
+            None,
+            cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
         back = self._behind(background)
@@ -59,7 +62,10 @@ class Stage:
         place = np.array([[scale, 0, start - shift * UNIT], [0, scale, start]], np.float64)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         back = cv2.warpAffine(
-            self._background, place, (self.side, self.side), flags=flags,
+            self._background,
+            place,
+            (self.side, self.side),
+            flags=flags,
             borderMode=cv2.BORDER_REFLECT_101,
         )
         return back.astype(np.float32)

@@ -55,13 +55,11 @@ class Puppet:
         """Draw all frames uint8 [F, size, size, 3]."""
         names = Curves.names()
         table = curves.stack()
-        return np.stack([
-            self.frame(dict(zip(names, map(float, row), strict=True))) for row in table
-        ])
+        return np.stack(
+            [self.frame(dict(zip(names, map(float, row), strict=True))) for row in table]
+        )
 
 
-def render(
-    identity: Identity, curves: Curves, size: int = 64, supersample: int = 2
-) -> Frames:
+def render(identity: Identity, curves: Curves, size: int = 64, supersample: int = 2) -> Frames:
     """Draw a clip uint8 [F, size, size, 3] of `identity` driven by `curves`."""
     return Puppet(identity, size, supersample).frames(curves)

@@ -33,3 +33,15 @@ RIGHT_LOWER_LID = [362, 382, 381, 380, 374, 373, 390, 249, 263]
 NOSE = [1, 2, 4, 5, 98, 327, 129, 358, 48, 278, 64, 294]
 OVAL = [10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377]
 OVAL += [152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109]
+
+MIRRORED = [
+    *zip(UPPER_INNER, UPPER_INNER[::-1], strict=True),
+    *zip(LOWER_INNER, LOWER_INNER[::-1], strict=True),
+    *zip(UPPER_OUTER, UPPER_OUTER[::-1], strict=True),
+    *zip(LOWER_OUTER, LOWER_OUTER[::-1], strict=True),
+    *zip(LEFT_UPPER_LID, RIGHT_UPPER_LID[::-1], strict=True),
+    *zip(LEFT_LOWER_LID[1:-1], RIGHT_LOWER_LID[-2:0:-1], strict=True),
+    *zip(OVAL[1:], OVAL[:0:-1], strict=True),
+    *((LEFT_CORNER, RIGHT_CORNER), (INNER_LEFT, INNER_RIGHT), (468, 473)),
+]
+"""Pairs (a, b): b is a's mirror image. Landmarks that nearly coincide cannot be paired by place."""

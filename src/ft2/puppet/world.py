@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,8 @@ def utterances(split: str, limit: int | None = None) -> list[Utterance]:
         raise UsageError(f"unknown split '{split}'", f"choose one of {', '.join(SENTENCES)}")
     texts, speakers = SENTENCES[split], SPEAKERS[split]
     rounds = range(len(speakers))
-    order = [(k, speakers[(k + turn) % len(speakers)]) for turn in rounds for k in range(len(texts))]
+    count = len(speakers)
+    order = [(k, speakers[(k + turn) % count]) for turn in rounds for k in range(len(texts))]
     return [_utterance(split, k, speaker) for k, speaker in order[:limit]]
 
 
@@ -137,10 +139,10 @@ def _utterance(split: str, number: int, speaker: Speaker) -> Utterance:
 
 
 @lru_cache(maxsize=1)
-def _shipped_phones() -> dict[str, dict[str, list[list[object]] | int]]:
+def _shipped_phones() -> dict[str, dict[str, Any]]:
     if not PHONES_FILE.is_file():
         return {}
-    found: dict[str, dict[str, list[list[object]] | int]] = json.loads(PHONES_FILE.read_text())
+    found: dict[str, dict[str, Any]] = json.loads(PHONES_FILE.read_text())
     return found
 
 
@@ -224,7 +226,5 @@ def random_clips(
         start = starts[rng.integers(len(starts))]
         found = spoil.sample(rng, probability)
         motion_seed = int(rng.integers(2**31))
-        made.append(
-            make_clip(identity, utterance, start, motion_seed, found, clip, puppet=puppet)
-        )
+        made.append(make_clip(identity, utterance, start, motion_seed, found, clip, puppet=puppet))
     return made
