@@ -6,9 +6,9 @@ from typing import Any
 from ft2.pairs import DIMENSIONS
 
 _CRITIC_ROWS = {
-    "majority": "critic: majority answer",
-    "untrained": "critic: untrained",
-    "critic": "critic: trained",
+    "majority": "  majority answer",
+    "untrained": "  untrained",
+    "critic": "  trained",
 }
 
 
@@ -25,9 +25,9 @@ def table_text(result: Mapping[str, Any]) -> str:
 
     columns = list(result["scores"]["base"])
     table = Table(box=box.SIMPLE_HEAD, title="ft2 demo", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in _rows(result, columns):
         table.add_row(*row)
     text = StringIO()
@@ -36,22 +36,22 @@ def table_text(result: Mapping[str, Any]) -> str:
 
 
 def _rows(result: Mapping[str, Any], columns: list[str]) -> list[list[str]]:
-    def by_dimension(label: str, values: Mapping[str, str]) -> list[str]:
-        return [label, *(values.get(column, "") for column in columns)]
+    def row(label: str, values: Mapping[str, str] | None = None) -> list[str]:
+        return [label, *((values or {}).get(column, "") for column in columns)]
 
-    rows = []
+    rows = [row("critic: accuracy on held-out clips")]
     for key, label in _CRITIC_ROWS.items():
         accuracy: dict[str, str] = {d: _estimate(result["critic"][key][d]) for d in DIMENSIONS}
-        rows.append(by_dimension(label, accuracy))
+        rows.append(row(label, accuracy))
     pairs: dict[str, str] = {d: str(result["pairs"][d]) for d in DIMENSIONS}
-    rows.append(by_dimension("pairs", pairs))
+    rows.append(row("pairs", pairs))
     experts: dict[str, str] = {d: _estimate(result["experts"][d]["held_out"]) for d in DIMENSIONS}
-    rows.append(by_dimension("expert: held-out implicit accuracy", experts))
+    rows.append(row("experts: accuracy on held-out pairs", experts))
     base = {column: _estimate(result["scores"]["base"][column]) for column in columns}
-    rows.append(by_dimension("score of base", base))
+    rows += [row("ground-truth score"), row("  base", base), row("difference to the base")]
     for name, deltas in result["difference_to_base"].items():
         values = {column: _estimate(deltas.get(column), signed=True) for column in columns}
-        rows.append(by_dimension(f"{name}: difference to base", values))
+        rows.append(row(f"  {name}", values))
     return rows
 
 

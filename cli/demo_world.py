@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ft2.config import ClipFormat
 from ft2.runs import Progress, atomic_dir, write_atomic
 
 JOB_CLIPS = 60
+_POLL_SECONDS = 0.5
 TEST_CONDITIONS_PER_FACE = 4
 CONDITIONS = "conditions.jsonl"
 RATINGS = "ratings.jsonl"
@@ -57,8 +59,11 @@ def make_world(
     spawn = multiprocessing.get_context("spawn")
     if todo:
         with spawn.Pool(min(sizes.workers, len(todo)), _start_worker) as pool:
-            for _ in pool.imap_unordered(_run, todo):
-                done += 1
+            finished = pool.imap_unordered(_run, todo)
+            while done < len(jobs):
+                with suppress(multiprocessing.TimeoutError):
+                    finished.next(timeout=_POLL_SECONDS)
+                    done += 1
                 progress.update("puppet world", done, len(jobs))
     merged = {
         RATINGS: [job for job in jobs if job.kind == "ratings"],

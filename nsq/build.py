@@ -51,8 +51,17 @@ def build(
     if run.result is not None:
         return run.result
     seeds = range(config.seed, config.seed + config.num_candidates)
+    limits = config.pairing.thresholds.as_tuple()
     rows, dropped = make_candidates(
-        conditions, seeds, output, generator, scorer, config.clip, config.chunk_conditions, progress
+        conditions,
+        seeds,
+        output,
+        generator,
+        scorer,
+        config.clip,
+        limits,
+        config.chunk_conditions,
+        progress,
     )
     by_id = {c.condition_id: c for c in conditions}
     splits = list(dict.fromkeys(c.split for c in conditions))
@@ -69,7 +78,7 @@ def build(
         columns = pair_columns(config, clips, pairs, ids, by_id, generator.name, scorer.name)
         entries["pairs", split] = write_pairs(config, output, split, columns, len(pairs))
         pair_ids += ids
-        stats.append(_split_stats(split, conditions, clips, pairs, wins))
+        stats.append(_split_stats(split, conditions, clips, pairs, wins, limits))
         progress.update("shards", done, len(splits), f"{split}: {len(pairs)} pairs")
     summary = _summary(stats, rows, dropped, wins)
     _finish(run, config, entries, summary, pair_ids, generator.name, scorer.name)
@@ -96,6 +105,7 @@ def _split_stats(
     clips: Sequence[Row],
     pairs: Pairs,
     wins: Counter[str],
+    thresholds: Sequence[float],
 ) -> dict[str, Any]:
     stats: dict[str, Any] = {
         "split": split,
@@ -108,8 +118,8 @@ def _split_stats(
         inside = pairs.labels[pairs.stores[:, index], index]
         wins[f"{d}_a"] += int((inside == LABELS.index("A")).sum())
         wins[d] += len(inside)
-    for d in DIMENSIONS:
-        yes = [float(r[f"score_{d}"]) >= 0.5 for r in clips]  # type: ignore[arg-type]
+    for d, threshold in zip(DIMENSIONS, thresholds, strict=True):
+        yes = [float(r[f"score_{d}"]) >= threshold for r in clips]  # type: ignore[arg-type]
         stats[f"yes_{d}"] = sum(yes) / len(yes) if yes else None
     return stats
 
@@ -136,14 +146,13 @@ def _finish(
     generator: str,
     scorer: str,
 ) -> None:
-    written = {key: shards for key, shards in entries.items() if shards}
     manifest = {
         "schema": SCHEMA_VERSION,
         "generator": generator,
         "critic": scorer,
         "conditions_sha256": hash_file(config.conditions),
         "pairs_hash": dataset_hash(pair_ids),
-        "tables": manifest_tables(written),
+        "tables": manifest_tables(entries),
     }
     write_atomic(run.path / "README.md", render_card(config, manifest, summary))
     write_json(run.path / "manifest.json", manifest)

@@ -49,6 +49,7 @@ def make_candidates(
     generator: Generator,
     scorer: Scorer,
     clip: ClipFormat,
+    thresholds: Sequence[float],
     chunk_conditions: int,
     progress: Progress,
 ) -> tuple[list[Row], list[Row]]:
@@ -71,13 +72,19 @@ def make_candidates(
             record = read_json(path)
             kept += record["clips"]
             dropped += record["dropped"]
-            note = ", ".join(
-                f"{d} Yes {sum(r[f'score_{d}'] >= 0.5 for r in kept) / max(1, len(kept)):.0%}"  # type: ignore[operator]
-                for d in DIMENSIONS
-            )
+            note = _shares(kept, thresholds)
             progress.update("candidates", len(kept) + len(dropped), total, note)
         interrupts.check(f"go on with --resume -o {output}")
     return kept, dropped
+
+
+def _shares(rows: Sequence[Row], thresholds: Sequence[float]) -> str:
+    """Return how often the critic says Yes, in words."""
+    parts = []
+    for dimension, threshold in zip(DIMENSIONS, thresholds, strict=True):
+        yes = [float(r[f"score_{dimension}"]) >= threshold for r in rows]  # type: ignore[arg-type]
+        parts.append(f"{dimension} {sum(yes) / max(1, len(yes)):.0%}")
+    return f"Yes: {', '.join(parts)}"
 
 
 def _chunks(conditions: Sequence[Condition], size: int) -> Iterator[Sequence[Condition]]:

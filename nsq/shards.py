@@ -38,13 +38,13 @@ def write_table(
         folder: Where the shards go, such as `OUT/data/clips`.
         split: Name of the split; part of the file names.
         schema: Arrow schema; column order is the schema's.
-        num_rows: Rows in all; 0 writes nothing.
+        num_rows: Rows in all; 0 writes one shard without rows.
         rows_per_shard: Rows in one file; the last has what is left.
         columns: Returns the columns of rows [start, stop); called batch by batch.
         batch_rows: Rows in one record batch: few for media (random access), many without.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    count = -(-num_rows // rows_per_shard)
+    count = max(1, -(-num_rows // rows_per_shard))
     names = [shard_name(split, index, count) for index in range(count)]
     for path in [*folder.glob(f"{split}-*.arrow"), *folder.glob(f".{split}-*{_TEMPORARY}")]:
         if path.name not in names:
