@@ -13,7 +13,7 @@ class Scene:
     def __init__(self):
         self.clip = ClipFormat()
         self.identity = identities.load(identities.names("test")[0])
-        self.probe = PuppetProbe.fit(self.identity, self.clip, seed=1, num_frames=500)
+        self.probe = PuppetProbe.fit(self.identity, self.clip, seed=1)
         self.puppet = Puppet(self.identity, self.clip.width)
         self.spoken = world.utterances("test", 6)
 
