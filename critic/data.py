@@ -37,11 +37,16 @@ class Rating:
     identity_id: str
     """Whose face."""
     audio_id: str
-    """Which utterance."""
+    """Which utterance; what follows an ``@`` says which part of it."""
     split: str
     """``train``, ``dev`` or ``test``."""
     source: str
     """Who rated: ``puppet`` (known defects) or ``human``."""
+
+    @property
+    def utterance(self) -> str:
+        """The utterance without its part."""
+        return self.audio_id.split("@")[0]
 
 
 def read_ratings(path: Path, split: Split | None = None) -> list[Rating]:
@@ -94,7 +99,7 @@ def _parse(line: str, path: Path, number: int) -> Rating:
 
 def _refuse_leaks(ratings: Sequence[Rating], path: Path) -> None:
     """Refuse a face or utterance that is in training and in the test."""
-    for what in ("identity_id", "audio_id"):
+    for what in ("identity_id", "utterance"):
         seen = {getattr(r, what) for r in ratings if r.split == "train"}
         both = sorted(seen & {getattr(r, what) for r in ratings if r.split == "test"})
         if both:
@@ -118,8 +123,8 @@ class Tokens:
     """int64 [N]: which clip of the list a window is of."""
     identity_ids: np.ndarray[Any, Any]
     """str [N]."""
-    audio_ids: np.ndarray[Any, Any]
-    """str [N]."""
+    utterances: np.ndarray[Any, Any]
+    """str [N]: whose voice says what."""
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -199,22 +204,22 @@ def encode_ratings(
         labels=torch.tensor(labels),
         clip=clip,
         identity_ids=np.array([r.identity_id for r in chosen]),
-        audio_ids=np.array([r.audio_id for r in chosen]),
+        utterances=np.array([r.utterance for r in chosen]),
     )
 
 
-def other_voice(audio_ids: np.ndarray[Any, Any], rng: torch.Generator) -> Tensor:
+def other_voice(utterances: np.ndarray[Any, Any], rng: torch.Generator) -> Tensor:
     """Return for each row an index of a random row with another utterance, int64 [N].
 
     Raises:
         UsageError: There is only one utterance.
     """
-    if len(set(audio_ids.tolist())) < 2:
+    if len(set(utterances.tolist())) < 2:
         raise UsageError("all clips have the same voice", "rate clips of two utterances or more")
-    count = len(audio_ids)
+    count = len(utterances)
     index = torch.randint(count, (count,), generator=rng)
     while True:
-        same = torch.from_numpy(audio_ids[index.numpy()] == audio_ids)
+        same = torch.from_numpy(utterances[index.numpy()] == utterances)
         if not bool(same.any()):
             return index
         index = torch.where(same, torch.randint(count, (count,), generator=rng), index)

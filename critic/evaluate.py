@@ -67,7 +67,7 @@ def evaluate(
     silent = packed.make_layout(thinker, processor, spec, questions, with_audio=False)
     tokens = encode_ratings(thinker, processor, spec, rated, progress=progress or Silent())
     adapted = load_adapter(thinker, adapter_dir)
-    voices = other_voice(tokens.audio_ids, torch.Generator().manual_seed(0))
+    voices = other_voice(tokens.utterances, torch.Generator().manual_seed(0))
     swapped = tokens.audio[voices]
     with adapted.disable_adapter():
         untrained = log_odds(adapted, layout, tokens)
@@ -85,7 +85,7 @@ def _table(
 ) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
     first = _first_windows(tokens)
-    labels, groups = tokens.labels[first].numpy(), tokens.audio_ids[first]
+    labels, groups = tokens.labels[first].numpy(), tokens.utterances[first]
     for column, dimension in enumerate(DIMENSIONS):
         known = labels[:, column] >= 0
         truth, voices = labels[known, column] > 0, groups[known]

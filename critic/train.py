@@ -178,7 +178,7 @@ def draw(tokens: Tokens, config: CriticConfig, place: int) -> tuple[Tensor, Tens
     swapped = torch.rand(size, generator=rng) < config.swap
     other = rows
     if bool(swapped.any()):
-        voices = other_voice(tokens.audio_ids, rng)[rows]
+        voices = other_voice(tokens.utterances, rng)[rows]
         other = torch.where(swapped, voices, rows)
         labels[:, LIP] = torch.where(swapped, 0, labels[:, LIP])
     return tokens.video[rows], tokens.audio[other], labels

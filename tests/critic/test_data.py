@@ -44,8 +44,8 @@ def test_bad_line_is_named(ratings, tmp_path, changes, message):
 
 
 def test_same_voice_in_train_and_test_is_refused(ratings, tmp_path):
-    with pytest.raises(UsageError, match="audio_id"):
-        read_ratings(rewrite(ratings, tmp_path, 5, audio_id="test-voice0"))
+    with pytest.raises(UsageError, match="utterance"):
+        read_ratings(rewrite(ratings, tmp_path, 5, audio_id="test-voice0@00160"))
 
 
 def test_other_voice_is_another_utterance():

@@ -101,7 +101,7 @@ def test_swapped_voices_are_answered_no(config, ratings):
         labels=torch.ones(count, 3, dtype=torch.long),
         clip=torch.arange(count),
         identity_ids=np.array(["a"] * count),
-        audio_ids=np.array([str(i) for i in range(count)]),
+        utterances=np.array([str(i) for i in range(count)]),
     )
     some = config.model_copy(update={"swap": 0.5})
     seen = []
