@@ -45,6 +45,7 @@ def generate(
 
     source, overrides = split_config_args(args)
     config = load_config(GenerateConfig, source or "nano/generate", overrides)
+    _check(portrait, audio, policy, output)
     if dry_run:
         from ft2.generator.plan import plan_generation
 
@@ -52,10 +53,6 @@ def generate(
         return
     if portrait is None or audio is None:
         raise UsageError("nothing to speak with", "give --portrait IMAGE and --audio SOUND")
-    if output.exists():
-        raise UsageError(f"the output '{output}' already exists", "choose another -o NAME.mp4")
-    if policy is not None and not policy.is_dir():
-        raise UsageError(f"the policy '{policy}' is not a directory", "give a run of ft2 tlpo train")
     from ft2.generator.run import generate_one
     from ft2.tlpo.policy import load_policy
 
@@ -70,3 +67,16 @@ def generate(
         say=say,
     )
     emit({name: result[name] for name in ("video", "video_sha256", "seconds", "remarks")}, json)
+
+
+def _check(portrait: Path | None, audio: Path | None, policy: Path | None, output: Path) -> None:
+    """Refuse missing inputs and an existing output, before anything is loaded."""
+    for option, path in (("--portrait", portrait), ("--audio", audio)):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{option}: there is no file '{path}'", "check the path")
+    if policy is not None and not policy.is_dir():
+        raise UsageError(
+            f"the policy '{policy}' is not a directory", "give a run of ft2 tlpo train"
+        )
+    if output.exists():
+        raise UsageError(f"the output '{output}' already exists", "choose another -o NAME.mp4")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +14,10 @@ from ft2.runs import Progress
 from ft2.wan.codec import CHANNELS, CHUNK, PatchCodec, neighbourhood, to_patches, to_unit
 from ft2.wan.model import LatentSpace
 
-POOLED_IMAGE, POOLED_CHUNK = 0.2, 0.02
+ENERGY_FLOOR = 0.01
+"""Mean squared difference (of values in [-1, 1]) at which a clip's weight is halved."""
+
+POOLED_IMAGE, POOLED_CHUNK = 0.2, 0.1
 """Weight of the covariance over all positions, which keeps the bases general."""
 
 
@@ -27,6 +32,17 @@ def differences(frames: Tensor) -> tuple[Tensor, Tensor]:
     count = (frames.shape[1] - 1) // CHUNK
     held = reference.repeat(1, 1, CHUNK).repeat_interleave(count, 0)
     return to_patches(chunks) - held, reference
+
+
+def clip_weights(difference: Tensor, count: int) -> Tensor:
+    """Return a weight for each of [N * count, P, V]: large differences count less.
+
+    A clip with another colour or heavy noise differs everywhere; without weights a few such
+    clips would own the bases.
+    """
+    energy = difference.square().mean((1, 2)).unflatten(0, (-1, count)).mean(1)
+    weight = (ENERGY_FLOOR / (energy + ENERGY_FLOOR)).repeat_interleave(count)
+    return weight[:, None, None]
 
 
 def components(second_moment: Tensor, count: int, pooled: float) -> tuple[Tensor, Tensor]:
@@ -53,7 +69,9 @@ def fit_linear(
         progress: is told about every batch.
     """
     count, basis = codec.rows * codec.columns, codec.chunk_basis.shape[1]
-    pictures = torch.cat([to_patches(to_unit(torch.from_numpy(frames[:, i : i + 1]))) for i in (0, -5)])
+    pictures = torch.cat(
+        [to_patches(to_unit(torch.from_numpy(frames[:, i : i + 1]))) for i in (0, -5)]
+    )
     mean = pictures.mean(0)
     centred = pictures - mean
     moment = torch.einsum("npv,npw->pvw", centred, centred) / len(centred)
@@ -67,8 +85,9 @@ def fit_linear(
     batches = [slice(i, i + 64) for i in range(0, len(frames), 64)]
     for number, part in enumerate(batches):
         difference, _ = differences(torch.from_numpy(frames[part]))
+        weight = clip_weights(difference, (frames.shape[1] - 1) // CHUNK)
         columns = difference.transpose(0, 1)
-        moment += columns.transpose(1, 2) @ columns
+        moment += (columns * weight.transpose(0, 1)).transpose(1, 2) @ columns
         seen += len(difference)
         progress.update("codec: components", number + 1, len(batches))
     vectors, values = components(moment / seen, basis, POOLED_CHUNK)
@@ -93,8 +112,9 @@ def _fit_ridge(
         latents = torch.einsum("bpv,pvc->bpc", difference, codec.chunk_encode)
         around = neighbourhood(latents, codec.rows, codec.columns).transpose(0, 1)
         wanted = torch.einsum("bpv,pmv->pbm", difference, codec.chunk_basis)
-        left += around.transpose(1, 2) @ around
-        right += around.transpose(1, 2) @ wanted
+        weighted = around * clip_weights(difference, (frames.shape[1] - 1) // CHUNK).transpose(0, 1)
+        left += weighted.transpose(1, 2) @ around
+        right += weighted.transpose(1, 2) @ wanted
         progress.update("codec: ridge", number + 1, len(batches))
     strength = ridge * left.diagonal(dim1=1, dim2=2).mean(1)
     left = left + strength[:, None, None] * torch.eye(width)
@@ -122,7 +142,7 @@ def fit_correction(
     weight = to_patches(weight.expand(1, CHUNK, -1, -1, 3))
     optimizer = torch.optim.AdamW(codec.correction.parameters(), lr=rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + np.cos(np.pi * min(step / max(steps, 1), 1.0)))
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(float(step) / steps, 1.0)))
     )
     for step in range(steps):
         index = torch.randint(len(frames), (batch,), generator=generator)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from ft2.wan.audio import cut_windows, whole_clip
 from ft2.wan.condition import Conditioning
 from ft2.wan.encoders import encode_image, log_mel_tokens, wav2vec2_tokens
 from ft2.wan.model import TalkingModel
+from ft2.wan.weights import parts
 
+DECODER_PARTS = ("chunk_ridge", "chunk_basis", "correction.", "image_decode", "chunk_scale")
 NEEDED = ("frames", "audio")
 
 
@@ -68,7 +71,7 @@ def read_clips(directory: str | Path, limit: int | None = None) -> Clips:
             f"there are no array shards (*.safetensors) in '{directory}'",
             "make them with `ft2 puppet arrays`, or set `data`",
         )
-    parts: dict[str, list[NDArray[np.generic]]] = {}
+    arrays: dict[str, list[NDArray[np.generic]]] = {}
     records: list[dict[str, object]] = []
     hashes = []
     for path in paths:
@@ -77,16 +80,16 @@ def read_clips(directory: str | Path, limit: int | None = None) -> Clips:
         if missing or "clips" not in metadata:
             raise UsageError(f"'{path}' lacks {', '.join(missing) or 'its list of clips'}")
         for name, tensor in tensors.items():
-            parts.setdefault(name, []).append(tensor.numpy())
+            arrays.setdefault(name, []).append(tensor.numpy())
         records += json.loads(metadata["clips"])
         hashes.append(hash_file(path)[:16])
         if limit is not None and len(records) >= limit:
             break
-    joined = {name: np.concatenate(arrays)[:limit] for name, arrays in parts.items()}
+    joined = {name: np.concatenate(found)[:limit] for name, found in arrays.items()}
     records = records[:limit]
     return Clips(
         frames=joined["frames"].astype(np.uint8, copy=False),
-        audio=joined["audio"].astype(np.float32) / 32768,
+        audio=np.divide(joined["audio"], 32767, dtype=np.float32),
         captions=[str(record["caption"]) for record in records],
         identities=[str(record["identity_id"]) for record in records],
         audios=[str(record["audio_id"]) for record in records],
@@ -156,11 +159,14 @@ def lip_cells(first_frames: NDArray[np.uint8], rows: int, columns: int) -> Tenso
     height, width = first_frames.shape[1:3]
     fallback = np.zeros((height, width), bool)
     fallback[faces.mouth_slice(height)] = True
-    masks = []
-    for points in faces.track(first_frames):
-        lost = np.isnan(points).any()
-        masks.append(fallback if lost else faces.lip_mask(points, height, width))
-    pixels = torch.from_numpy(np.stack(masks)).float()[:, None]
+    known: dict[bytes, NDArray[np.bool_]] = {}
+    for frame in first_frames:
+        if (key := frame.tobytes()) not in known:
+            points = faces.track(frame[None])[0]
+            lost = bool(np.isnan(points).any())
+            known[key] = fallback if lost else faces.lip_mask(points, height, width)
+    masks = np.stack([known[frame.tobytes()] for frame in first_frames])
+    pixels = torch.from_numpy(masks).float()[:, None]
     cells = torch.nn.functional.adaptive_max_pool2d(pixels, (rows, columns))
     return torch.nn.functional.max_pool2d(cells, 3, stride=1, padding=1)[:, 0]
 
@@ -169,7 +175,7 @@ def encode_clips(model: TalkingModel, clips: Clips, progress: Progress, size: in
     """Encode all clips: latents, image latents, embeddings, audio tokens, lip positions."""
     texts = ["", *sorted(set(clips.captions))]
     place = {text: index for index, text in enumerate(texts)}
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "image", "tokens", "lips")}
+    made: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "image", "tokens", "lips")}
     shape = model.latent_shape()
     for part in _batches(len(clips), size):
         frames = torch.from_numpy(clips.frames[part])
@@ -177,16 +183,16 @@ def encode_clips(model: TalkingModel, clips: Clips, progress: Progress, size: in
         audios = list(clips.audio[part])
         tokens = _audio_tokens(model, audios)
         y = model.image_latents(reference)
-        held = Conditioning(y, y[:, :1, 0, 0], y[:, :1, 0, 0], tokens, tokens[..., 0] > 0, reference)
-        parts["x"].append(model.encode_video(frames, held).half())
-        parts["y"].append(y.half())
-        parts["image"].append(
-            encode_image(model.image, reference, model.architecture.image).half()
+        held = Conditioning(
+            y, y[:, :1, 0, 0], y[:, :1, 0, 0], tokens, tokens[..., 0] > 0, reference
         )
-        parts["tokens"].append(tokens.half())
-        parts["lips"].append(lip_cells(clips.frames[part, 0], shape[2], shape[3]))
+        made["x"].append(model.encode_video(frames, held).half())
+        made["y"].append(y.half())
+        made["image"].append(encode_image(model.image, reference, model.architecture.image).half())
+        made["tokens"].append(tokens.half())
+        made["lips"].append(lip_cells(clips.frames[part, 0], shape[2], shape[3]))
         progress.update("encode clips", part.stop, len(clips))
-    joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    joined = {name: torch.cat(tensors) for name, tensors in made.items()}
     caption = torch.tensor([place[text] for text in clips.captions])
     return Encoded(**joined, texts=model.encode_prompts(texts).half(), caption=caption)
 
@@ -199,15 +205,27 @@ def _audio_tokens(model: TalkingModel, audios: list[NDArray[np.float32]]) -> Ten
     return log_mel_tokens(model.speech, audios, spec)  # type: ignore[arg-type]
 
 
+def encoding_key(model: TalkingModel, clips: Clips) -> str:
+    """Return a hash over the clips and everything that encodes them (not the transformer)."""
+    digest = hashlib.sha256(clips.fingerprint.encode())
+    for name, tensors in parts(model).items():
+        for key in sorted(tensors) if name != "dit" else ():
+            if not key.startswith(DECODER_PARTS):
+                digest.update(key.encode() + tensors[key].float().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def cached_encoding(
-    model: TalkingModel, clips: Clips, path: Path, key: str, progress: Progress
+    model: TalkingModel, clips: Clips, paths: Sequence[Path], progress: Progress
 ) -> Encoded:
-    """Return the encoded clips from ``path`` if it holds those of ``key``, else make and keep them."""
-    if path.is_file():
-        tensors, metadata = load_tensors(path)
-        if metadata.get("key") == key:
-            return Encoded(**tensors)
+    """Return the encoded clips from the first of ``paths`` that fits; else make the first."""
+    key = encoding_key(model, clips)
+    for path in paths:
+        if path.is_file():
+            tensors, metadata = load_tensors(path)
+            if metadata.get("key") == key:
+                return Encoded(**tensors)
     encoded = encode_clips(model, clips, progress)
     state = {name: getattr(encoded, name) for name in Encoded.__dataclass_fields__}
-    save_tensors(path, state, {"key": key})
+    save_tensors(paths[0], state, {"key": key})
     return encoded

@@ -127,7 +127,8 @@ def evaluate_generator(
     model = load_talking_model(config.model, config.device)
     clips = read_clips(data)
     tracker = MouthTracker(read_clips(tracker_data, limit=1500))
-    assert clips.curves is not None and clips.flawless is not None
+    assert clips.curves is not None
+    assert clips.flawless is not None
     good = np.flatnonzero(clips.flawless[:, 1])[:num_clips]
     progress.update("sample", 0, len(good))
     frames = sample_clips(model, clips, good, config)

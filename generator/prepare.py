@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,48 @@ from ft2.wan.model import TalkingModel
 from ft2.wan.spec import Architecture, WanSpec
 from ft2.wan.weights import NUM_PHONES, build_model
 
-PHONES = (
-    "SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH"
-    " UH UW V W Y Z ZH"
-).split()
+PHONES = [
+    "SIL",
+    "AA",
+    "AE",
+    "AH",
+    "AO",
+    "AW",
+    "AY",
+    "B",
+    "CH",
+    "D",
+    "DH",
+    "EH",
+    "ER",
+    "EY",
+    "F",
+    "G",
+    "HH",
+    "IH",
+    "IY",
+    "JH",
+    "K",
+    "L",
+    "M",
+    "N",
+    "NG",
+    "OW",
+    "OY",
+    "P",
+    "R",
+    "S",
+    "SH",
+    "T",
+    "TH",
+    "UH",
+    "UW",
+    "V",
+    "W",
+    "Y",
+    "Z",
+    "ZH",
+]
 """Classes of the speech tower; whatever else comes is the last class."""
 
 WINDOW_TOKENS = 64
@@ -67,7 +106,7 @@ def phone_targets(phones: Sequence[Phone], num_tokens: int) -> Tensor:
     classes = {name: index for index, name in enumerate(PHONES)}
     targets = torch.zeros(num_tokens, dtype=torch.long)
     for phone in phones:
-        first, last = round(phone.start * 25 - 0.5), round(phone.end * 25 - 0.5)
+        first, last = math.ceil(phone.start * 25 - 0.5), math.ceil(phone.end * 25 - 0.5)
         targets[max(first, 0) : max(last, 0)] = classes.get(phone.name, NUM_PHONES - 1)
     return targets
 

@@ -85,7 +85,7 @@ def check_portrait(
         raise UsageError(
             f"these weights do not serve this face: the codec returns its mouth at"
             f" {found:.1f} dB, {limit:.0f} dB are needed",
-            "use a sharper frontal portrait or other weights; min_portrait_psnr=null lifts the check",
+            "use another frontal portrait or other weights; min_portrait_psnr=null lifts the check",
         )
     return found
 
@@ -164,7 +164,9 @@ def _record(
                 if "checkpoints" not in p.parts
             },
         }
-    weights = {p.name: hash_file(p) for p in sorted(weights_dir(config.model).glob("*.safetensors"))}
+    weights = {
+        p.name: hash_file(p) for p in sorted(weights_dir(config.model).glob("*.safetensors"))
+    }
     packages = ("ft2", "torch", "diffusers", "transformers")
     return {
         "schema": SCHEMA,

@@ -116,9 +116,7 @@ def sample_latents(
         share = order[round(float(sigma[0]), 6)] / config.steps
         weights = passes(config.guidance, share)
         gate = None if policy is None else policy.gate(sigma)
-        return guided_velocity(
-            model, x, sigma, cond, negative, weights, config.audio_scale, gate
-        )
+        return guided_velocity(model, x, sigma, cond, negative, weights, config.audio_scale, gate)
 
     return flow.euler_sample(velocity, noise, sigmas)
 

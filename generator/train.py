@@ -224,7 +224,8 @@ def train_generator(
     if run.result is not None:
         return dict(run.result)
     model = starting_model(config, clips, speech, run, progress)
-    data = cached_encoding(model, clips, run.path / "encoded.safetensors", clips.fingerprint, progress)
+    places = [run.path] + ([Path(config.start)] if config.start else [])
+    data = cached_encoding(model, clips, [p / "encoded.safetensors" for p in places], progress)
     model.dit.train().requires_grad_(True)
     engine = make_engine(config.engine, FlowLoss(model), run.path)
     average = Average(model.dit, config.ema_decay)
@@ -280,4 +281,3 @@ def _loop(
                 _save(run, engine, average, step + 1)
                 saved = time.monotonic()
             interrupts.check(HINT)
-

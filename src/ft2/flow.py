@@ -39,7 +39,7 @@ def velocity_target(clean: Tensor, noise: Tensor) -> Tensor:
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
-    """Return ``shift * sigma / (1 + (shift - 1) * sigma)``: more time at high noise if shift > 1."""
+    """Return ``shift * sigma / (1 + (shift - 1) * sigma)``: above 1 there is more high noise."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -53,9 +53,7 @@ def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
         ValueError: if ``num_steps`` < 1 or ``shift`` <= 0.
     """
     if num_steps < 1 or shift <= 0:
-        raise ValueError(
-            f"need num_steps >= 1 and shift > 0, got {num_steps} and {shift}"
-        )
+        raise ValueError(f"need num_steps >= 1 and shift > 0, got {num_steps} and {shift}")
     steps = torch.arange(num_steps + 1, dtype=torch.float64)
     return shift_sigma(1 - steps / num_steps, shift).float()
 
@@ -81,8 +79,7 @@ def sample_sigmas(
     """
     if stratified:
         bins = (
-            torch.randperm(count, generator=generator)
-            + torch.rand(count, generator=generator)
+            torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
         ) / count
         normal = torch.special.ndtri(bins.double().clamp(1e-6, 1 - 1e-6)).float()
     else:

@@ -42,9 +42,7 @@ def raw_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, int]]:
         ValueError: if ``num_frames`` is not 4n + 1 or below 5, or there are no tokens.
     """
     if num_frames < 5 or num_frames % 4 != 1 or num_tokens < 1:
-        raise ValueError(
-            f"need 4n + 1 >= 5 frames and tokens, got {num_frames} and {num_tokens}"
-        )
+        raise ValueError(f"need 4n + 1 >= 5 frames and tokens, got {num_frames} and {num_tokens}")
     per_frame = num_tokens / num_frames
     half = int(per_frame * 4 / 2)
     ranges = []
@@ -69,9 +67,7 @@ def audio_windows(num_tokens: int, num_frames: int) -> Windows:
         start = max(begin - MARGIN_TOKENS, 0)
         stop = min(end + MARGIN_TOKENS, num_tokens - 1)
         if stop < start:
-            raise ValueError(
-                f"{num_tokens} tokens leave an empty window for {num_frames} frames"
-            )
+            raise ValueError(f"{num_tokens} tokens leave an empty window for {num_frames} frames")
         starts.append(start)
         lengths.append(stop - start + 1)
     return Windows(tuple(starts), tuple(lengths), width)
@@ -99,7 +95,5 @@ def cut_windows(tokens: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
 
 def whole_clip(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Return clip-level audio: one window [B, 1, L, D] that every video token attends to."""
-    mask = torch.ones(
-        tokens.shape[0], 1, tokens.shape[1], dtype=torch.bool, device=tokens.device
-    )
+    mask = torch.ones(tokens.shape[0], 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
     return tokens[:, None], mask

@@ -127,7 +127,7 @@ def cross_attention(
     return apply_linear(attn.to_out[0], out, gate)
 
 
-class TalkingBlock(WanTransformerBlock):  # type: ignore[misc]
+class TalkingBlock(WanTransformerBlock):
     """A Wan block whose cross-attention also hears, and whose linears take a gate."""
 
     def __init__(
@@ -189,5 +189,5 @@ class TalkingBlock(WanTransformerBlock):  # type: ignore[misc]
 def feed_forward(ffn: nn.Module, x: Tensor, gate: Tensor | None) -> Tensor:
     """Return diffusers' GELU feed-forward with the gate handed to both linears."""
     first, second = ffn.net[0].proj, ffn.net[2]  # type: ignore[index, union-attr]
-    hidden = F.gelu(apply_linear(first, x, gate), approximate="tanh")  # type: ignore[arg-type]
+    hidden = F.gelu(apply_linear(first, x, gate), approximate="tanh")
     return apply_linear(second, hidden, gate)  # type: ignore[arg-type]

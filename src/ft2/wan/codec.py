@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 CHUNK = 4
@@ -20,6 +21,9 @@ STRIDE = 8
 CHANNELS = 16
 IMAGE_VALUES = STRIDE * STRIDE * 3
 CHUNK_VALUES = CHUNK * IMAGE_VALUES
+FLOW_CELLS = 2
+FLOW_VALUES = CHUNK * 2 * FLOW_CELLS**2
+"""Flow that the decoder writes for each position: frames, x and y, 2 x 2 cells."""
 
 
 class Codec(Protocol):
@@ -65,22 +69,25 @@ def neighbourhood(latents: Tensor, rows: int, columns: int) -> Tensor:
 class Correction(nn.Module):
     """Convolutions on the latent grid that add what a linear decoder cannot know.
 
-    It sees the latent difference and the reference's own pixels, so that it can move the edges
-    of this very face.
+    From the latent difference and the reference's own pixels they tell where the reference has
+    moved to, how much of the linear decoding to keep, and what to add.
     """
 
     def __init__(self, rows: int, columns: int, hidden: int) -> None:
-        """Create the network for a grid; it starts at zero output."""
+        """Create the network for a grid; at first nothing moves and nothing is added."""
         super().__init__()
         self.enter = nn.Conv2d(CHANNELS + IMAGE_VALUES, hidden, 3, padding=1)
         self.place = nn.Parameter(torch.zeros(hidden, rows, columns))
         self.middle = nn.Conv2d(hidden, hidden, 3, padding=1)
-        self.leave = nn.Conv2d(hidden, CHUNK_VALUES, 1)
+        self.last = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.leave = nn.Conv2d(hidden, CHUNK_VALUES + FLOW_VALUES + CHUNK, 1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
-    def forward(self, difference: Tensor, reference: Tensor) -> Tensor:
-        """Return pixel corrections [B, P, 768].
+    def forward(self, difference: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what to add [B, P, 768], flow in pixels [B, 4, H, W, 2], and what to keep.
+
+        The share of the linear decoding to keep is [B, P, 4], one number a frame.
 
         Args:
             difference: scaled latent differences, [B, P, 16].
@@ -90,8 +97,32 @@ class Correction(nn.Module):
         x = torch.cat((difference, reference), 2).transpose(1, 2).unflatten(2, (rows, columns))
         x = F.gelu(self.enter(x) + self.place)
         x = x + F.gelu(self.middle(x))
-        out: Tensor = self.leave(x).flatten(2).transpose(1, 2)
-        return out
+        x = x + F.gelu(self.last(x))
+        added, flow, keep = self.leave(x).split((CHUNK_VALUES, FLOW_VALUES, CHUNK), 1)
+        flow = F.pixel_shuffle(flow, FLOW_CELLS)
+        size = (rows * STRIDE, columns * STRIDE)
+        flow = F.interpolate(flow, size, mode="bilinear", align_corners=False)
+        flow = flow.unflatten(1, (CHUNK, 2)).permute(0, 1, 3, 4, 2)
+        return added.flatten(2).transpose(1, 2), flow, 1 + keep.flatten(2).transpose(1, 2)
+
+
+def warp(picture: Tensor, flow: Tensor) -> Tensor:
+    """Read a picture [B, H, W, 3] at each pixel plus ``flow`` [B, F, H, W, 2] (x, y in pixels).
+
+    Returns:
+        [B, F, H, W, 3]; places outside repeat the edge.
+    """
+    batch, count, height, width, _ = flow.shape
+    ys = torch.arange(height, device=flow.device, dtype=flow.dtype)
+    xs = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    place = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1) + flow
+    size = torch.tensor([width, height], device=flow.device, dtype=flow.dtype)
+    grid = (2 * place + 1) / size - 1
+    source = picture.permute(0, 3, 1, 2).repeat_interleave(count, 0)
+    moved = F.grid_sample(
+        source, grid.flatten(0, 1), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return moved.permute(0, 2, 3, 1).unflatten(0, (batch, count))
 
 
 class PatchCodec(nn.Module):
@@ -105,7 +136,7 @@ class PatchCodec(nn.Module):
     chunk_ridge: Tensor
     chunk_basis: Tensor
 
-    def __init__(self, rows: int = 8, columns: int = 8, basis: int = 32, hidden: int = 160) -> None:
+    def __init__(self, rows: int = 8, columns: int = 8, basis: int = 32, hidden: int = 128) -> None:
         """Create an empty codec.
 
         Args:
@@ -178,8 +209,11 @@ class PatchCodec(nn.Module):
         around = neighbourhood(difference, self.rows, self.columns)
         weights = torch.einsum("bpn,pnm->bpm", around, self.chunk_ridge)
         linear = torch.einsum("bpm,pmv->bpv", weights, self.chunk_basis)
-        corrected: Tensor = linear + self.correction(difference / self.chunk_scale, reference)
-        return corrected
+        added, flow, keep = self.correction(difference / self.chunk_scale, reference)
+        picture = from_patches(reference, self.rows, self.columns)
+        moved = to_patches(warp(picture[:, 0], flow) - picture)
+        kept = (linear.unflatten(2, (CHUNK, -1)) * keep[..., None]).flatten(2)
+        return moved + kept + added
 
     def _to_grid(self, x: Tensor) -> Tensor:
         """Turn [B, f, P, C] into [B, C, f, h, w]."""
@@ -189,7 +223,7 @@ class PatchCodec(nn.Module):
 class WanVae:
     """diffusers' ``AutoencoderKLWan`` behind the same two methods; the reference is not used."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: AutoencoderKLWan) -> None:
         """Wrap a loaded, frozen VAE."""
         self.vae = vae
 

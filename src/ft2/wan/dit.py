@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ft2.wan.block import AudioProjection, TalkingBlock
 
 
-class TalkingTransformer(WanTransformer3DModel):  # type: ignore[misc]
+class TalkingTransformer(WanTransformer3DModel):
     """Wan's image-to-video transformer with FantasyTalking's audio branch in every block.
 
     Beside diffusers' weights it holds ``proj_model`` (the audio projection) and, in every
@@ -19,7 +19,7 @@ class TalkingTransformer(WanTransformer3DModel):  # type: ignore[misc]
     Wan 14B's size.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         patch_size: tuple[int, ...] = (1, 2, 2),
@@ -112,10 +112,8 @@ class TalkingTransformer(WanTransformer3DModel):  # type: ignore[misc]
             audio_scale = torch.ones(x.shape[0], device=x.device)
         for index, block in enumerate(self.blocks):
             layer_gate = None if gate is None else gate[:, index]
-            arguments = (
-                (x, text, image, modulation, rotary)
-                + (audio, audio_mask, audio_scale, layer_gate)
-            )
+            conditions = (text, image, modulation, rotary, audio, audio_mask, audio_scale)
+            arguments = (x, *conditions, layer_gate)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:

@@ -170,6 +170,8 @@ def wav2vec2_tokens(encoder: nn.Module, audios: list[NDArray[np.float32]]) -> Te
     """Return the last hidden state [B, L, D] of normalised sound, as FantasyTalking does."""
     parameter = next(encoder.parameters())
     waves = torch.stack([torch.from_numpy(audio) for audio in audios]).to(parameter.device)
-    waves = (waves - waves.mean(1, keepdim=True)) / (waves.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
+    waves = (waves - waves.mean(1, keepdim=True)) / (
+        waves.var(1, keepdim=True, correction=0) + 1e-7
+    ).sqrt()
     hidden: Tensor = encoder(waves.to(parameter.dtype)).last_hidden_state
     return hidden

@@ -148,7 +148,12 @@ class TalkingModel:
         audio, mask = self.encode_audio(audios, whole_audio)
         image = encode_image(self.image, reference, self.architecture.image)
         return Conditioning(
-            self.image_latents(reference), self.encode_prompts(prompts), image, audio, mask, reference
+            self.image_latents(reference),
+            self.encode_prompts(prompts),
+            image,
+            audio,
+            mask,
+            reference,
         ).to(self.device)
 
     def encode_condition(

@@ -22,6 +22,9 @@ from ft2.wan.model import LatentSpace, TalkingModel
 from ft2.wan.spec import Architecture, WanSpec
 from ft2.weights import nano_dir
 
+FP32_PARTS = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+"""Parts that Wan computes in float32 whatever the rest is in."""
+
 NUM_PHONES = 41
 """Classes of the speech tower's training head: 39 ARPAbet phones, silence, anything else."""
 
@@ -202,12 +205,24 @@ def load_own(spec: WanSpec, architecture: Architecture, directory: Path) -> Talk
     load_parts(model.space, space, path)
     own = {name: value for name, value in tensors.items() if not name.startswith("space.")}
     load_parts(model.codec, own, path)
-    modules = {"dit": model.dit, "text": model.text, "image": model.image, "speech": model.speech}
+    modules: dict[str, nn.Module | None] = {
+        "dit": model.dit,
+        "text": model.text,
+        "image": model.image,
+        "speech": model.speech,
+    }
     for name, module in modules.items():
         if module is not None:
             path = directory / f"{name}.safetensors"
             load_parts(module, load_tensors(path)[0], path)
     return model
+
+
+def cast_transformer(dit: TalkingTransformer) -> None:
+    """Cast a transformer to bfloat16 but for what Wan computes in float32, in place."""
+    for name, parameter in dit.named_parameters():
+        if not any(part in name for part in FP32_PARTS):
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def load_talking_model(spec: WanSpec, device: str | torch.device = "cpu") -> TalkingModel:
@@ -232,7 +247,7 @@ def load_talking_model(spec: WanSpec, device: str | torch.device = "cpu") -> Tal
         if isinstance(module, nn.Module):
             module.eval().requires_grad_(False)
     if spec.precision == "bf16":
-        model.dit.to(torch.bfloat16)
+        cast_transformer(model.dit)
     model.dit.to(device)
     model.space.to(device)
     return model

@@ -1,0 +1,124 @@
+"""``ft2 generate``: a clip with its record, and refusals before a model loads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ft2 import media
+from ft2.__main__ import main
+
+
+def run(*argv: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(list(argv))
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    rng = np.random.default_rng(0)
+    picture = np.repeat(np.repeat(rng.integers(60, 200, (8, 8, 3)), 8, 0), 8, 1).astype(np.uint8)
+    media.write_png(tmp_path / "face.png", picture)
+    media.write_png(tmp_path / "wall.png", np.full((128, 128, 3), 120, np.uint8))
+    media.write_wav(tmp_path / "short.wav", rng.normal(size=4000).astype(np.float32) * 0.1)
+    (tmp_path / "broken.wav").write_bytes(b"no sound here")
+    return {path.stem: path for path in tmp_path.iterdir()}
+
+
+def test_a_clip_and_its_record(
+    trained: Path, inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.mp4"
+    settings = [f"model.weights={trained / 'model'}", "min_portrait_psnr=null", "steps=2"]
+    paths = ["--portrait", str(inputs["face"]), "--audio", str(inputs["short"])]
+    code = run("generate", *settings, *paths, "-o", str(output), "--json", "-q")
+    assert code == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert any("padded with silence" in remark for remark in printed["remarks"])
+    video = media.read_video(output, need_audio=True)
+    assert video.frames.shape == (9, 64, 64, 3)
+    assert video.fps == pytest.approx(12.5)
+    record = json.loads(output.with_suffix(".json").read_text())
+    assert record["synthetic"] is True
+    assert record["config"]["steps"] == 2
+    assert set(record["inputs"]) == {"portrait", "audio"}
+    assert len(record["weights_sha256"]["dit.safetensors"]) == 64
+    first = output.read_bytes()
+    again = tmp_path / "again.mp4"
+    assert run("generate", *settings, *paths, "-o", str(again), "-q") == 0
+    assert again.read_bytes() == first, "the same inputs and seed give the same file"
+    assert run("generate", *settings, *paths, "-o", str(output), "-q") == 2
+
+
+@pytest.mark.parametrize(
+    ("portrait", "audio", "message"),
+    [
+        ("wall", "short", "no face"),
+        ("face", "broken", "broken.wav"),
+        ("nobody", "short", "nobody.png"),
+    ],
+)
+def test_bad_inputs_are_refused_before_the_model_loads(
+    trained: Path,
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    portrait: str,
+    audio: str,
+    message: str,
+) -> None:
+    import ft2.generator.run as module
+
+    def loaded(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(module, "load_talking_model", loaded)
+    output = tmp_path / "never.mp4"
+    code = run(
+        "generate",
+        f"model.weights={trained / 'model'}",
+        "--portrait",
+        str(inputs.get(portrait, tmp_path / "nobody.png")),
+        "--audio",
+        str(inputs[audio]),
+        "-o",
+        str(output),
+    )
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "error:" in error
+    assert message in error
+    assert not output.exists()
+
+
+def test_a_portrait_that_the_codec_cannot_return_is_refused(
+    trained: Path, inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(
+        "generate",
+        f"model.weights={trained / 'model'}",
+        "min_portrait_psnr=80",
+        "--portrait",
+        str(inputs["face"]),
+        "--audio",
+        str(inputs["short"]),
+        "-o",
+        str(tmp_path / "never.mp4"),
+        "-q",
+    )
+    assert code == 2
+    assert "do not serve this face" in capsys.readouterr().err
+
+
+def test_full_plan_counts_the_published_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "full/generate", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["audio_tensors"] == 83
+    assert plan["audio_parameters"] == 840_437_760
+    assert 16.0e9 < plan["dit_parameters"] - plan["audio_parameters"] < 16.8e9
+    assert plan["video_tokens"] == 21504
+    assert plan["audio_window"] == 15
+    assert plan["forward_passes"] == 60
