@@ -114,7 +114,8 @@ def run_demo(
     from ft2.runs import Interrupts, RunDir, check_output, read_json, write_json
 
     check_output(output, resume=resume)
-    check_inputs(settings)
+    configs = stage_configs(settings, output)
+    check_inputs(settings, configs)
     run = RunDir.open(output, config=settings, resume=resume)
     if run.result is not None:
         say(f"already complete: {output}")
@@ -123,7 +124,7 @@ def run_demo(
     try:
         with Interrupts() as interrupts:
             watched = _Watched(progress, interrupts)
-            demo_run = Demo(settings, output, stage_configs(settings, output), watched)
+            demo_run = Demo(settings, output, configs, watched)
             for number, (name, stage) in enumerate(STAGES, start=1):
                 record = output / "stages" / f"{name}.json"
                 if not record.exists():

@@ -158,7 +158,7 @@ def _trained(demo: "Demo", results: Results) -> list[Trained]:
     fusion = tlpo["fusion"]
     size = f"{_count(fusion['parameters'])} parameters, {fusion['steps']} steps"
     data = f"{fusion['pairs']} pairs with three Yes against three No; experts frozen"
-    rows.append(Trained("Fusion gate", data, size, fusion.get("seconds")))
+    rows.append(Trained("Fusion gate", data, size, fusion["seconds"]))
     return rows
 
 
@@ -290,9 +290,10 @@ def _gate(demo: "Demo") -> GateMap:
 
 def _scores_note(demo: "Demo", conditions: Sequence[Condition]) -> str:
     faces = len({c.identity_id for c in conditions})
+    people = f"{faces} {'face' if faces == 1 else 'faces'}"
     seeds = "one clip" if demo.settings.test_seeds == 1 else f"{demo.settings.test_seeds} clips"
     return (
-        f"Means over {len(conditions)} held-out conditions ({faces} faces, other sentences and "
+        f"Means over {len(conditions)} held-out conditions ({people}, other sentences and "
         f"voices), {seeds} each, judged by what the puppet world knows and no model was trained "
         "on. Whiskers and small figures are 95 % intervals, bootstrap over utterances. The dashed "
         "line is the base. Merges run all three experts at one constant strength, without a gate."

@@ -1,7 +1,7 @@
 """The stages of the demo, wired from the same functions and configs as the single commands."""
 
-import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +20,9 @@ from ft2.tlpo.config import ExpertConfig, FusionConfig
 
 if TYPE_CHECKING:
     from ft2.wan.model import TalkingModel
+
+_RSS_UNIT = 1024 if sys.platform != "darwin" else 1024**2
+"""Units of `ru_maxrss` in a MB: it counts kB on Linux, bytes on macOS."""
 
 Results = Mapping[str, Any]
 Stage = Callable[["Demo", Results], tuple[str, dict[str, Any]]]
@@ -110,22 +113,29 @@ class Demo:
         return load_talking_model(self.configs.generate.model, self.configs.generate.device)
 
     def timed(self, stage: Stage, results: Results) -> dict[str, Any]:
-        """Run a stage and return its record: seconds, peak memory, finding, result."""
+        """Run a stage; return its record: wall and processor seconds, peak memory, finding, result."""
         import torch
 
         torch.set_num_threads(self.settings.threads)
         _reset_peak()
-        start = time.monotonic()
+        children = _children_mb()
+        start, busy = time.monotonic(), _cpu_seconds()
         found, result = stage(self, results)
         return {
             "seconds": round(time.monotonic() - start, 1),
-            "peak_mb": round(_peak_mb(), 1),
+            "cpu_seconds": round(_cpu_seconds() - busy, 1),
+            "peak_mb": round(_peak_mb() + self._workers_mb(children), 1),
             "found": found,
             "result": result,
         }
 
+    def _workers_mb(self, before: float) -> float:
+        """Return what the rendering processes of a stage took, if it had any."""
+        now = _children_mb()
+        return self.settings.world.workers * now if now > before else 0.0
 
-def check_inputs(settings: DemoConfig) -> None:
+
+def check_inputs(settings: DemoConfig, configs: StageConfigs) -> None:
     """Refuse a portrait or speech of the user's that the models do not serve.
 
     Raises:
@@ -133,12 +143,18 @@ def check_inputs(settings: DemoConfig) -> None:
     """
     if settings.portrait is None or settings.audio is None:
         return
-    from ft2.generator.inputs import check_portrait
-    from ft2.media import read_audio
+    from ft2.cli.options import say
+    from ft2.generator.run import check_inputs as check_files
+    from ft2.generator.run import check_portrait
+    from ft2.wan.weights import load_talking_model
 
-    read_audio(Path(settings.audio))
-    generate = load_config(GenerateConfig, f"{settings.family}/generate")
-    check_portrait(Path(settings.portrait), generate)
+    config = configs.generate
+    files = (Path(settings.portrait), Path(settings.audio))
+    inputs = check_files(config, *files, Path("own.mp4"))
+    for remark in inputs.remarks:
+        say(remark)
+    model = load_talking_model(config.model, config.device)
+    check_portrait(model, inputs.portrait, config.min_portrait_psnr)
 
 
 def world(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
@@ -148,7 +164,8 @@ def world(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
     del results
     settings, clip = demo.settings, demo.configs.nsq.clip
     counts = make_world(settings.world, settings.seed, clip, demo.output / "world", demo.progress)
-    found = ", ".join(f"{count} lines of {name}" for name, count in counts.items())
+    rated, train, test = counts.values()
+    found = f"{rated} rated clips; {train} conditions to train on, {test} to measure on"
     return found, dict(counts)
 
 
@@ -211,6 +228,7 @@ def tlpo(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
         )
         seconds = round(time.monotonic() - start, 1)
         experts[dimension] = {**trained, "held_out": _proportion(trained), "seconds": seconds}
+    start = time.monotonic()
     fusion: dict[str, Any] = train_fusion(
         demo.configs.fusion,
         demo.output / "fusion",
@@ -218,6 +236,7 @@ def tlpo(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
         progress=demo.progress,
         model=demo.model,
     )
+    fusion = {**fusion, "seconds": round(time.monotonic() - start, 1)}
     found = ", ".join(
         f"{d} {e['held_out']['value']:.2f}" for d, e in experts.items() if e["held_out"]
     )
@@ -273,10 +292,34 @@ def evaluate(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
             name, conditions, clips, output, demo.configs.nsq.clip, demo.progress,
             landmarks=name in settings.landmark_policies,
         )  # fmt: skip
+    make_own_clips(demo)
     result = evaluation.summarise(rows)
     gain = result["difference_to_base"][evaluation.POLICY]
     found = ", ".join(f"{d} {gain[d]['value']:+.2f}" for d in DIMENSIONS)
     return f"policy against base: {found}", result
+
+
+def make_own_clips(demo: Demo) -> None:
+    """Generate from the user's portrait and speech, if there are any, with base and policy."""
+    from ft2.cli.options import say
+    from ft2.generator.inputs import load_portrait
+    from ft2.generator.run import generate_one
+    from ft2.media import write_png
+    from ft2.tlpo.policy import load_policy
+
+    settings, config, own = demo.settings, demo.configs.generate, demo.output / "own"
+    if settings.portrait is None or settings.audio is None:
+        return
+    portrait, audio = Path(settings.portrait), Path(settings.audio)
+    own.mkdir(exist_ok=True)
+    for name, policy in (("base", None), ("policy", demo.output / "fusion")):
+        if not (own / f"{name}.json").exists():
+            generate_one(
+                config, portrait, audio, own / f"{name}.mp4", policy_path=policy,
+                make_policy=load_policy, progress=demo.progress, say=say,
+            )  # fmt: skip
+    picture = load_portrait(portrait, demo.configs.nsq.clip, config.portrait_margin)
+    write_png(own / "portrait.png", picture)
 
 
 def report(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
@@ -298,6 +341,17 @@ STAGES: tuple[tuple[str, Stage], ...] = (
 """Name and function of every stage, in order."""
 
 
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and its finished children, in s."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _children_mb() -> float:
+    """Return the peak memory of the largest process that this one has started and seen end."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _RSS_UNIT
+
+
 def _reset_peak() -> None:
     """Let the kernel count the peak memory anew, where it can."""
     try:
@@ -307,12 +361,10 @@ def _reset_peak() -> None:
 
 
 def _peak_mb() -> float:
-    """Return the peak memory of this process and of its largest finished child, in MB."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the peak memory of this process since the last reset, in MB."""
     status = Path("/proc/self/status")
     if status.exists():
-        lines = status.read_text().splitlines()
-        own = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), own)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    unit = 1024 if os.uname().sysname == "Linux" else 1024**2
-    return (own + children) / unit
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNIT

@@ -31,7 +31,7 @@ def table_text(result: Mapping[str, Any]) -> str:
     for row in _rows(result, columns):
         table.add_row(*row)
     text = StringIO()
-    Console(file=text, width=132, color_system=None).print(table)
+    Console(file=text, width=160, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
 
 
@@ -46,7 +46,7 @@ def _rows(result: Mapping[str, Any], columns: list[str]) -> list[list[str]]:
     pairs: dict[str, str] = {d: str(result["pairs"][d]) for d in DIMENSIONS}
     rows.append(row("pairs", pairs))
     experts: dict[str, str] = {d: _estimate(result["experts"][d]["held_out"]) for d in DIMENSIONS}
-    rows.append(row("experts: accuracy on held-out pairs", experts))
+    rows.append(row("experts: held-out accuracy", experts))
     base = {column: _estimate(result["scores"]["base"][column]) for column in columns}
     rows += [row("ground-truth score"), row("  base", base), row("difference to the base")]
     for name, deltas in result["difference_to_base"].items():
@@ -59,7 +59,7 @@ def _estimate(estimate: Mapping[str, Any] | None, signed: bool = False) -> str:
     if estimate is None or estimate["value"] is None:
         return "-"
     sign = "+" if signed else ""
-    text = f"{estimate['value']:{sign}.3f}"
+    text = f"{estimate['value']:{sign}.2f}"
     if estimate.get("low") is not None:
-        text += f" [{estimate['low']:{sign}.2f}, {estimate['high']:{sign}.2f}]"
+        text += f" [{estimate['low']:{sign}.2f},{estimate['high']:{sign}.2f}]"
     return text

@@ -117,7 +117,9 @@ def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
 
 
 def test_numbers_have_a_true_minus_and_no_negative_zero() -> None:
-    assert number(-0.004) == "0.00"
+    assert number(-0.0) == "0.00"
+    assert number(-0.004) == "\u22120.004"
+    assert number(-0.0004, 2) == "0.00"
     assert number(-1.5, 1) == "\u22121.5"
     assert number(float("nan")) == "\u2013"
 

@@ -28,10 +28,15 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a number as people write it: a true minus sign, a dash for nothing."""
+def number(value: float | None, digits: int | None = None) -> str:
+    """Return a number as people write it: a true minus sign, a dash for nothing.
+
+    Without `digits` it has two decimals, and three where two would leave only zeros.
+    """
     if value is None or not math.isfinite(value):
         return "\u2013"
+    if digits is None:
+        digits = 3 if 0 < abs(value) < 0.005 else 2
     text = f"{value:.{digits}f}"
     if float(text) == 0:
         text = text.lstrip("-")
@@ -159,14 +164,15 @@ def heat(gate: GateMap, column: str, description: str) -> str:
 
 def _legend(css: str, left: float, y: float, low: float, high: float) -> list[str]:
     steps, width = 8, 12
+    digits = 2 if high - low >= 0.05 else 3
     parts = [
         f'<rect class="{css}" x="{left + 40 + i * width}" y="{y}" width="{width}" height="9" '
         f'fill-opacity="{0.06 + 0.94 * i / (steps - 1):.2f}"/>'
         for i in range(steps)
     ]
     end = left + 46 + steps * width
-    parts.append(f'<text class="tick" x="{left}" y="{y + 8}">{number(low)}</text>')
-    parts.append(f'<text class="tick" x="{end}" y="{y + 8}">{number(high)} weight</text>')
+    parts.append(f'<text class="tick" x="{left}" y="{y + 8}">{number(low, digits)}</text>')
+    parts.append(f'<text class="tick" x="{end}" y="{y + 8}">{number(high, digits)} weight</text>')
     return parts
 
 

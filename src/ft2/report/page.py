@@ -89,8 +89,8 @@ def _gate_charts(report: Report) -> dict[str, Markup]:
     }
 
 
-def _signed(value: float, digits: int = 2) -> str:
-    text = charts.number(value, digits)
+def _signed(value: float) -> str:
+    text = charts.number(value)
     return text if text.startswith("\u2212") or value == 0 else f"+{text}"
 
 
