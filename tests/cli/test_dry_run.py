@@ -1,0 +1,78 @@
+"""Every preset can be planned on any machine: no weights are loaded and nothing is written."""
+
+import json
+import wave
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ft2.__main__ import main
+from ft2.config import preset_names
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the input files that the presets name."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/conditions", "data", "runs/critic/adapter"):
+        Path(folder).mkdir(parents=True)
+    cv2.imwrite("me.png", np.zeros((64, 64, 3), np.uint8))
+    with wave.open("me.wav", "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(bytes(32000))
+    for folder in ("runs/conditions", "data"):
+        up = "../" * (folder.count("/") + 1)
+        row = {
+            "condition_id": "c",
+            "identity_id": "i",
+            "audio_id": "a",
+            "split": "train",
+            "portrait": f"{up}me.png",
+            "audio": f"{up}me.wav",
+            "prompt": "a person",
+        }
+        Path(folder, "conditions.jsonl").write_text(json.dumps(row) + "\n")
+    return tmp_path
+
+
+def plan(preset: str) -> list[str]:
+    kind = preset.partition("/")[2]
+    start = {
+        "critic": "critic train",
+        "nsq": "nsq build",
+        "fusion": "tlpo train",
+        "generate": "generate",
+        "demo": "demo",
+    }.get(kind, "tlpo train" if kind.startswith("expert") else "generator train")
+    words = [*start.split(), preset, "-o", "new", "--dry-run", "--json"]
+    if kind == "generate":
+        words += ["--portrait", "me.png", "--audio", "me.wav"]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_is_planned(preset: str, inputs: Path, capsys: pytest.CaptureFixture[str]):
+    before = sorted(inputs.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        main(plan(preset))
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    assert isinstance(json.loads(out), dict)
+    assert sorted(inputs.rglob("*")) == before
+
+
+@pytest.mark.parametrize("missing", ["--portrait", "--audio"])
+def test_a_plan_checks_the_files_of_the_command_line(
+    missing: str, inputs: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = plan("nano/generate")
+    words[words.index(missing) + 1] = "missing.file"
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "missing.file" in err
