@@ -79,7 +79,7 @@ def _yaml(value: object) -> str:
 
 def _plan(settings: "DemoConfig", output: Path) -> dict[str, Any]:
     """Check what can be checked before anything loads, and return what the demo would do."""
-    from ft2.cli.demo_stages import stage_configs
+    from ft2.cli.demo_configs import stage_configs
 
     configs = stage_configs(settings, output)
     world = settings.world
@@ -109,7 +109,8 @@ def run_demo(
         UsageError: an input is wrong, or the directory is not free.
         Interrupted: a signal came; the hint says how to go on.
     """
-    from ft2.cli.demo_stages import STAGES, Demo, check_inputs, stage_configs
+    from ft2.cli.demo_configs import stage_configs
+    from ft2.cli.demo_stages import STAGES, Demo, check_inputs
     from ft2.errors import Interrupted
     from ft2.runs import Interrupts, RunDir, check_output, read_json, write_json
 

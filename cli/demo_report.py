@@ -1,26 +1,22 @@
 """From the demo's results to its page."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft2.cli import demo_evaluate as evaluation
+from ft2.cli.demo_clips import pair_examples, samples
 from ft2.errors import UsageError
-from ft2.media import read_image, write_png
-from ft2.pairs import DIMENSIONS, ClipRecord, Condition, read_conditions, read_pairs
+from ft2.pairs import DIMENSIONS, Condition, read_conditions
 from ft2.report import (
-    ClipShown,
     Command,
     Curve,
     Estimate,
     Expert,
     FileEntry,
     GateMap,
-    PairExample,
     Report,
-    Sample,
     ScoreRow,
     Stage,
     Trained,
@@ -63,11 +59,11 @@ def make_report(demo: "Demo", results: Results) -> Path:
         headline=[rows[0], policy],
         stages=_stages(results),
         trained=_trained(demo, results),
-        samples=_samples(demo, conditions, media),
+        samples=samples(demo, conditions, media),
         critic=_critic(results["critic"]["result"]),
         critic_note=_critic_note(results["critic"]["result"]["table"]),
         pairs=results["nsq"]["result"]["splits"],
-        pair_examples=_pair_examples(demo.output / "nsq", media),
+        pair_examples=pair_examples(demo.output / "nsq", media),
         experts=[_expert(demo, results, d) for d in DIMENSIONS],
         gate=_gate(demo),
         scores=rows,
@@ -166,33 +162,6 @@ def _count(number: int) -> str:
     return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.0f} k"
 
 
-def _samples(demo: "Demo", conditions: Sequence[Condition], media: Path) -> list[Sample]:
-    samples = []
-    own = demo.output / "own"
-    if (own / "base.mp4").exists():
-        clips = [_copy(own / f"{n}.mp4", own / "portrait.png", n, media, f"own-{n}")
-                 for n in (evaluation.BASE, evaluation.POLICY)]  # fmt: skip
-        samples.append(Sample("Your portrait and speech", "", clips))
-    step = max(1, len(conditions) // demo.settings.samples)
-    for number, condition in enumerate(conditions[::step][: demo.settings.samples], start=1):
-        clips = []
-        for name in (evaluation.BASE, evaluation.POLICY):
-            folder = demo.output / "evaluation" / evaluation.folder_name(name)
-            video = folder / f"{condition.condition_id}-{demo.settings.seed:04d}.mp4"
-            copy = f"sample-{number}-{name}"
-            clips.append(_copy(video, condition.portrait, name, media, copy))
-        detail = f"“{evaluation.spoken_text(condition)}” Seed {demo.settings.seed}."
-        samples.append(Sample(f"Face {number}", detail, clips))
-    return samples
-
-
-def _copy(video: Path, portrait: Path, label: str, media: Path, name: str) -> ClipShown:
-    media.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(video, media / f"{name}.mp4")
-    write_png(media / f"{name}.png", read_image(portrait))
-    return ClipShown(label.capitalize(), f"{media.name}/{name}.mp4", f"{media.name}/{name}.png")
-
-
 def _critic(result: Mapping[str, Any]) -> list[ScoreRow]:
     return [
         ScoreRow(
@@ -216,35 +185,6 @@ def _critic_note(table: Mapping[str, Any]) -> str:
             f" With another clip's sound, the critic says “not in sync” for {share:.0%} of them."
         )
     return text
-
-
-def _pair_examples(dataset: Path, media: Path) -> list[PairExample]:
-    """Return the clearest pair of each dimension, no condition twice where that can be."""
-    examples, used = [], set()
-    for dimension in DIMENSIONS:
-        pairs = sorted(read_pairs(dataset, dimension), key=lambda p: -p.margin)
-        if not pairs:
-            continue
-        pair = next((p for p in pairs if p.chosen.condition_id not in used), pairs[0])
-        used.add(pair.chosen.condition_id)
-        shown = [
-            _shown(clip, side, media, f"pair-{dimension}-{side}", clip.scores.get(dimension))
-            for side, clip in (("chosen", pair.chosen), ("rejected", pair.rejected))
-        ]
-        examples.append(PairExample(dimension, shown[0], shown[1]))
-    return examples
-
-
-def _shown(clip: ClipRecord, label: str, media: Path, name: str, score: float) -> ClipShown:
-    media.mkdir(parents=True, exist_ok=True)
-    (media / f"{name}.mp4").write_bytes(memoryview(clip.video))
-    (media / f"{name}.png").write_bytes(memoryview(clip.reference))
-    return ClipShown(
-        label.capitalize(),
-        f"{media.name}/{name}.mp4",
-        f"{media.name}/{name}.png",
-        f"critic: P(yes) {score:.2f}",
-    )
 
 
 def _expert(demo: "Demo", results: Results, dimension: str) -> Expert:

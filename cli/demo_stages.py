@@ -1,7 +1,5 @@
 """The stages of the demo, wired from the same functions and configs as the single commands."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,89 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft2.cli.demo_config import DemoConfig
-from ft2.config import load_config
-from ft2.critic.config import CriticConfig
-from ft2.generator.config import GenerateConfig
-from ft2.nsq.config import NsqConfig
-from ft2.pairs import DIMENSIONS, Dimension
+from ft2.cli.demo_configs import StageConfigs
+from ft2.cli.demo_record import children_mb, cpu_seconds, peak_mb, reset_peak
+from ft2.pairs import DIMENSIONS
 from ft2.runs import Progress
-from ft2.tlpo.config import ExpertConfig, FusionConfig
 
 if TYPE_CHECKING:
     from ft2.wan.model import TalkingModel
 
-_RSS_UNIT = 1024 if sys.platform != "darwin" else 1024**2
-"""Units of `ru_maxrss` in a MB: it counts kB on Linux, bytes on macOS."""
-
 Results = Mapping[str, Any]
 Stage = Callable[["Demo", Results], tuple[str, dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class StageConfigs:
-    """The configs of all stages, and the command line of each."""
-
-    critic: CriticConfig
-    nsq: NsqConfig
-    generate: GenerateConfig
-    experts: Mapping[Dimension, ExpertConfig]
-    fusion: FusionConfig
-    commands: Mapping[str, str]
-
-
-def stage_configs(settings: DemoConfig, output: Path) -> StageConfigs:
-    """Return what each stage runs: its preset, the demo's paths and seed, the given overrides.
-
-    Raises:
-        UsageError: an override does not fit its preset.
-    """
-    family, seed = settings.family, settings.seed
-    world = output / "world"
-    changes: dict[str, list[str]] = {
-        "critic": [f"ratings={world / 'ratings.jsonl'}", f"seed={seed}"],
-        "nsq": [
-            f"conditions={world / 'conditions.jsonl'}",
-            f"critic={output / 'critic'}",
-            f"seed={1000 * seed}",
-        ],
-        "generate": [f"seed={seed}"],
-    }
-    for dimension in DIMENSIONS:
-        changes[f"expert-{dimension}"] = [
-            f"dataset={output / 'nsq'}", f"cache={output / 'cache'}", f"loop.seed={seed}",
-        ]  # fmt: skip
-    changes["fusion"] = [
-        f"dataset={output / 'nsq'}", f"cache={output / 'cache'}", f"loop.seed={seed}",
-        *(f"experts.{d}={output / f'expert-{d}'}" for d in DIMENSIONS),
-    ]  # fmt: skip
-    for preset, given in settings.overrides.items():
-        changes[preset] += given
-    names = {preset: f"{family}/{preset}" for preset in changes}
-    return StageConfigs(
-        critic=load_config(CriticConfig, names["critic"], changes["critic"]),
-        nsq=load_config(NsqConfig, names["nsq"], changes["nsq"]),
-        generate=load_config(GenerateConfig, names["generate"], changes["generate"]),
-        experts={
-            d: load_config(ExpertConfig, names[f"expert-{d}"], changes[f"expert-{d}"])
-            for d in DIMENSIONS
-        },
-        fusion=load_config(FusionConfig, names["fusion"], changes["fusion"]),
-        commands=_commands(names, changes, output),
-    )
-
-
-def _commands(
-    names: Mapping[str, str], changes: Mapping[str, list[str]], output: Path
-) -> dict[str, str]:
-    """Return the command line that runs each stage alone, with the very same config."""
-    verbs = {"critic": "critic train", "nsq": "nsq build"}
-    lines = {}
-    for preset, given in changes.items():
-        if preset == "generate":
-            continue
-        verb = verbs.get(preset, "tlpo train")
-        lines[preset] = f"ft2 {verb} {names[preset]} {' '.join(given)} -o {output / preset}"
-    return lines
 
 
 @dataclass
@@ -113,25 +38,25 @@ class Demo:
         return load_talking_model(self.configs.generate.model, self.configs.generate.device)
 
     def timed(self, stage: Stage, results: Results) -> dict[str, Any]:
-        """Run a stage; return its record: wall and processor seconds, peak memory, finding, result."""
+        """Run a stage and return its record: time, peak memory, finding, result."""
         import torch
 
         torch.set_num_threads(self.settings.threads)
-        _reset_peak()
-        children = _children_mb()
-        start, busy = time.monotonic(), _cpu_seconds()
+        reset_peak()
+        children = children_mb()
+        start, busy = time.monotonic(), cpu_seconds()
         found, result = stage(self, results)
         return {
             "seconds": round(time.monotonic() - start, 1),
-            "cpu_seconds": round(_cpu_seconds() - busy, 1),
-            "peak_mb": round(_peak_mb() + self._workers_mb(children), 1),
+            "cpu_seconds": round(cpu_seconds() - busy, 1),
+            "peak_mb": round(peak_mb() + self._workers_mb(children), 1),
             "found": found,
             "result": result,
         }
 
     def _workers_mb(self, before: float) -> float:
         """Return what the rendering processes of a stage took, if it had any."""
-        now = _children_mb()
+        now = children_mb()
         return self.settings.world.workers * now if now > before else 0.0
 
 
@@ -339,32 +264,3 @@ STAGES: tuple[tuple[str, Stage], ...] = (
     ("report", report),
 )
 """Name and function of every stage, in order."""
-
-
-def _cpu_seconds() -> float:
-    """Return the processor time of this process and its finished children, in s."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def _children_mb() -> float:
-    """Return the peak memory of the largest process that this one has started and seen end."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _RSS_UNIT
-
-
-def _reset_peak() -> None:
-    """Let the kernel count the peak memory anew, where it can."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak_mb() -> float:
-    """Return the peak memory of this process since the last reset, in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNIT

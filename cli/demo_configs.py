@@ -1,0 +1,80 @@
+"""The configs of the demo's stages: presets, the demo's paths and seed, and given overrides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft2.cli.demo_config import DemoConfig
+from ft2.config import load_config
+from ft2.critic.config import CriticConfig
+from ft2.generator.config import GenerateConfig
+from ft2.nsq.config import NsqConfig
+from ft2.pairs import DIMENSIONS, Dimension
+from ft2.tlpo.config import ExpertConfig, FusionConfig
+
+
+@dataclass(frozen=True)
+class StageConfigs:
+    """The configs of all stages, and the command line of each."""
+
+    critic: CriticConfig
+    nsq: NsqConfig
+    generate: GenerateConfig
+    experts: Mapping[Dimension, ExpertConfig]
+    fusion: FusionConfig
+    commands: Mapping[str, str]
+
+
+def stage_configs(settings: DemoConfig, output: Path) -> StageConfigs:
+    """Return what each stage runs: its preset, the demo's paths and seed, the given overrides.
+
+    Raises:
+        UsageError: an override does not fit its preset.
+    """
+    family, seed = settings.family, settings.seed
+    world = output / "world"
+    changes: dict[str, list[str]] = {
+        "critic": [f"ratings={world / 'ratings.jsonl'}", f"seed={seed}"],
+        "nsq": [
+            f"conditions={world / 'conditions.jsonl'}",
+            f"critic={output / 'critic'}",
+            f"seed={1000 * seed}",
+        ],
+        "generate": [f"seed={seed}"],
+    }
+    for dimension in DIMENSIONS:
+        changes[f"expert-{dimension}"] = [
+            f"dataset={output / 'nsq'}", f"cache={output / 'cache'}", f"loop.seed={seed}",
+        ]  # fmt: skip
+    changes["fusion"] = [
+        f"dataset={output / 'nsq'}", f"cache={output / 'cache'}", f"loop.seed={seed}",
+        *(f"experts.{d}={output / f'expert-{d}'}" for d in DIMENSIONS),
+    ]  # fmt: skip
+    for preset, given in settings.overrides.items():
+        changes[preset] += given
+    names = {preset: f"{family}/{preset}" for preset in changes}
+    return StageConfigs(
+        critic=load_config(CriticConfig, names["critic"], changes["critic"]),
+        nsq=load_config(NsqConfig, names["nsq"], changes["nsq"]),
+        generate=load_config(GenerateConfig, names["generate"], changes["generate"]),
+        experts={
+            d: load_config(ExpertConfig, names[f"expert-{d}"], changes[f"expert-{d}"])
+            for d in DIMENSIONS
+        },
+        fusion=load_config(FusionConfig, names["fusion"], changes["fusion"]),
+        commands=_commands(names, changes, output),
+    )
+
+
+def _commands(
+    names: Mapping[str, str], changes: Mapping[str, list[str]], output: Path
+) -> dict[str, str]:
+    """Return the command line that runs each stage alone, with the very same config."""
+    verbs = {"critic": "critic train", "nsq": "nsq build"}
+    lines = {}
+    for preset, given in changes.items():
+        if preset == "generate":
+            continue
+        verb = verbs.get(preset, "tlpo train")
+        lines[preset] = f"ft2 {verb} {names[preset]} {' '.join(given)} -o {output / preset}"
+    return lines
