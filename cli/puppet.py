@@ -109,5 +109,6 @@ def _clip(size: int, frames: int, fps: float) -> "ClipFormat":
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(
-            f"no such clip: {problem['msg']}", "for example --size 64 --frames 21 --fps 12.5"
+            f"no such clip: {problem['msg'].removeprefix('Value error, ')}",
+            "for example --size 64 --frames 21 --fps 12.5",
         ) from None
