@@ -1,7 +1,7 @@
 """Commands of `ft2 generator`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from ft2.cli.options import (
     split_config_args,
 )
 from ft2.errors import UsageError
+
+if TYPE_CHECKING:
+    from ft2.generator.prepare import Speech
 
 app = typer.Typer(help="Train and evaluate the base generator.", no_args_is_help=True)
 
@@ -57,7 +60,7 @@ def train(
     emit({"output": str(output), **result}, json)
 
 
-def load_speech() -> list[object]:
+def load_speech() -> "list[Speech]":
     """Return the puppet world's training utterances with their phones."""
     from ft2.generator.prepare import Speech
     from ft2.puppet.world import utterances

@@ -91,10 +91,9 @@ def plan_build(settings: "NsqConfig") -> dict[str, Any]:
 
 def run_build(settings: "NsqConfig", output: Path, resume: bool, quiet: bool) -> dict[str, Any]:
     """Load generator and critic and build the dataset."""
-    from ft2.generator.sample import Sampler
-
     from ft2.config import load_config
     from ft2.generator.config import GenerateConfig
+    from ft2.generator.sample import Sampler
     from ft2.nsq.build import build as build_dataset
     from ft2.tlpo.policy import load_policy
     from ft2.wan.weights import load_talking_model

@@ -182,7 +182,7 @@ def fit_space(
 def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     """Return the peak signal-to-noise ratio in dB of two uint8 arrays of one shape."""
     error = np.mean(np.square(one.astype(np.float64) - other.astype(np.float64)))
-    return float(10 * np.log10(255.0**2 / max(error, 1e-10)))
+    return float(10 * np.log10(255.0**2 / max(float(error), 1e-10)))
 
 
 def mouth_psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:

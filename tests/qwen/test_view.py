@@ -99,7 +99,7 @@ def test_no_face_no_sound_too_short(tmp_path):
     with pytest.raises(UsageError, match="no face"):
         read_views(tmp_path / "plain.mp4", SPEC)
     write_video(tmp_path / "silent.mp4", frames_of(3), CLIP.fps)
-    with pytest.raises(UsageError, match="sound|audio"):
+    with pytest.raises(UsageError, match=r"sound|audio"):
         read_views(tmp_path / "silent.mp4", SPEC)
     write_video(tmp_path / "short.mp4", frames_of(3, 9), CLIP.fps, tone(0.7))
     with pytest.raises(UsageError, match="lasts"):

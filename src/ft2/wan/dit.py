@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ft2.wan.block import AudioProjection, TalkingBlock
+from ft2.wan.spec import Architecture
+
+FP32_PARTS = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+"""Parts that Wan computes in float32 whatever the rest is in."""
 
 
 class TalkingTransformer(WanTransformer3DModel):
@@ -129,3 +133,23 @@ class TalkingTransformer(WanTransformer3DModel):
         frames, height, width = (size // step for size, step in zip(grid, patch, strict=True))
         x = x.reshape(x.shape[0], frames, height, width, *patch, -1)
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def build_dit(architecture: Architecture) -> TalkingTransformer:
+    """Return a transformer of the given sizes with fresh weights."""
+    dit, latent = architecture.dit, architecture.latent
+    return TalkingTransformer(
+        patch_size=dit.patch_size,
+        num_attention_heads=dit.num_attention_heads,
+        attention_head_dim=dit.attention_head_dim,
+        in_channels=2 * latent.channels + 4,
+        out_channels=latent.channels,
+        text_dim=architecture.text.d_model,
+        freq_dim=dit.freq_dim,
+        ffn_dim=dit.ffn_dim,
+        num_layers=dit.num_layers,
+        image_dim=architecture.image.hidden_size,
+        added_kv_proj_dim=dit.dim,
+        audio_features=architecture.audio.features,
+        audio_dim=dit.audio_dim,
+    )

@@ -19,10 +19,9 @@ from torch import Tensor
 from ft2.errors import UsageError
 from ft2.runs import load_tensors
 from ft2.wan.codec import WanVae
-from ft2.wan.dit import TalkingTransformer
+from ft2.wan.dit import FP32_PARTS, TalkingTransformer, build_dit
 from ft2.wan.model import LatentSpace, TalkingModel
 from ft2.wan.spec import Architecture, WanSpec
-from ft2.wan.weights import FP32_PARTS, build_dit
 
 FOLDERS = ("transformer", "text_encoder", "tokenizer", "image_encoder", "vae", "wav2vec2")
 _PROJECTION = re.compile(r"(?:.*\.)?(?:proj_model\.)(proj\.weight|norm\.weight|norm\.bias)$")

@@ -16,14 +16,11 @@ from torch import Tensor, nn
 from ft2.errors import UsageError
 from ft2.runs import hash_file, load_tensors, read_json, save_tensors, write_atomic, write_json
 from ft2.wan.codec import PatchCodec
-from ft2.wan.dit import TalkingTransformer
+from ft2.wan.dit import FP32_PARTS, TalkingTransformer, build_dit
 from ft2.wan.encoders import SpeechTower, image_encoder, text_encoder
 from ft2.wan.model import LatentSpace, TalkingModel
 from ft2.wan.spec import Architecture, WanSpec
 from ft2.weights import nano_dir
-
-FP32_PARTS = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
-"""Parts that Wan computes in float32 whatever the rest is in."""
 
 NUM_PHONES = 41
 """Classes of the speech tower's training head: 39 ARPAbet phones, silence, anything else."""
@@ -55,26 +52,6 @@ def read_architecture(spec: WanSpec) -> Architecture:
             "give `architecture` in the config (`{}` is Wan2.1-I2V-14B)",
         )
     return Architecture.model_validate(read_json(path))
-
-
-def build_dit(architecture: Architecture) -> TalkingTransformer:
-    """Return a transformer of the given sizes with fresh weights."""
-    dit, latent = architecture.dit, architecture.latent
-    return TalkingTransformer(
-        patch_size=dit.patch_size,
-        num_attention_heads=dit.num_attention_heads,
-        attention_head_dim=dit.attention_head_dim,
-        in_channels=2 * latent.channels + 4,
-        out_channels=latent.channels,
-        text_dim=architecture.text.d_model,
-        freq_dim=dit.freq_dim,
-        ffn_dim=dit.ffn_dim,
-        num_layers=dit.num_layers,
-        image_dim=architecture.image.hidden_size,
-        added_kv_proj_dim=dit.dim,
-        audio_features=architecture.audio.features,
-        audio_dim=dit.audio_dim,
-    )
 
 
 def meta_dit(spec: WanSpec) -> TalkingTransformer:
