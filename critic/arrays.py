@@ -135,7 +135,7 @@ class Sampler:
         sign[list(MIRRORED)] = -1
         shown = data.shown[index]
         shown = torch.where(mirror.view(-1, 1, 1), shown * sign, shown)
-        frames = _recolour(_move(data.frames, index, mirror, rng), rng)
+        frames = _recolour(soften(_move(data.frames, index, mirror, rng), rng), rng)
         labels = data.labels[index].clone()
         labels[:, 1] &= ~(swapped & (other != index))
         return Batch(
@@ -197,6 +197,33 @@ def _move(
         columns = columns.flip(0) if flip else columns
         out.append(frames[i].index_select(1, rows).index_select(2, columns))
     return torch.stack(out)
+
+
+def soften(frames: Tensor, rng: torch.Generator) -> Tensor:
+    """Soften or sharpen half of the clips, first frame included.
+
+    Portraits differ in sharpness: what counts is how a clip departs from its own first frame.
+
+    Args:
+        frames: uint8 [B, F, H, W, 3].
+        rng: Source of randomness.
+
+    Returns:
+        float32 [B, F, H, W, 3], not clamped.
+    """
+    amount = 1.2 * torch.rand(len(frames), generator=rng) - 0.4
+    chosen = (torch.rand(len(frames), generator=rng) < 0.5).nonzero()[:, 0]
+    out = frames.float()
+    if len(chosen):
+        sharp = out[chosen]
+        soft = sharp
+        for axis in (2, 3):
+            last = soft.shape[axis] - 1
+            up = soft.index_select(axis, (torch.arange(last + 1) - 1).clamp(min=0))
+            down = soft.index_select(axis, (torch.arange(last + 1) + 1).clamp(max=last))
+            soft = soft.mul(2).add_(up).add_(down).mul_(0.25)
+        out[chosen] = torch.lerp(sharp, soft, amount[chosen].view(-1, 1, 1, 1, 1))
+    return out
 
 
 def _recolour(frames: Tensor, rng: torch.Generator) -> Tensor:

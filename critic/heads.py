@@ -77,7 +77,10 @@ class PictureTargets:
     change: Tensor
     """[B, P, S, 2]: log mean absolute pixel change inside the patch and into it."""
     texture: Tensor
-    """[B, P, S, 8]: colour, and log energies of detail at four scales and at block edges."""
+    """[B, P, S, 16]: colour, and log energies of detail at four scales and at block edges, of a
+    patch's first frame, then of its second."""
+    drift: Tensor
+    """[B, P, S, 8]: texture of the second frame less that of the clip's first."""
 
 
 def picture_targets(batch: Batch, scale: Scale, cell: int) -> PictureTargets:
@@ -93,12 +96,14 @@ def picture_targets(batch: Batch, scale: Scale, cell: int) -> PictureTargets:
     grey = batch.pixels[..., 1].float()
     change = F.pad(_cells(grey.diff(dim=1).abs(), cell), (0, 0, 1, 0))
     change = (change + 0.2).log()
+    texture = _texture(batch.pixels.float(), cell)
     return PictureTargets(
         curves=_pair((shown - scale.curves[0]) / scale.curves[1]),
         inside=velocity[:, 1::2],
         into=torch.cat([velocity[:, 0::2], _pair(bend)], dim=2),
         change=torch.stack([change[:, 1::2], change[:, 0::2]], dim=-1),
-        texture=_texture(batch.pixels[:, 1::2].float(), cell),
+        texture=torch.cat([texture[:, 0::2], texture[:, 1::2]], dim=-1),
+        drift=texture[:, 1::2] - texture[:, :1],
     )
 
 
@@ -108,7 +113,7 @@ def _cells(x: Tensor, cell: int) -> Tensor:
 
 
 def _texture(pixels: Tensor, cell: int) -> Tensor:
-    """Return [B, P, S, 8] of float pixels [B, P, H, W, 3]: see `PictureTargets.texture`."""
+    """Return [B, T, S, 8] of float pixels [B, T, H, W, 3]: see `PictureTargets.texture`."""
     colour = [_cells(pixels[..., c], cell) / 64 - 2 for c in range(3)]
     grey = pixels[..., 1]
     edges = F.pad(grey.diff(dim=3).abs(), (1, 0))
@@ -208,10 +213,11 @@ class Heads(nn.Module):
         self.rows = spec.view.height // self.cell
         sizes = {"curves": 2 * num_curves, "inside": pose, "kinds": num_kinds}
         self.tower = nn.ModuleDict({k: nn.Linear(2 * hidden, n) for k, n in sizes.items()})
-        self.tower.update({"change": nn.Linear(hidden, 1), "texture": nn.Linear(hidden, 8)})
+        self.tower.update({"change": nn.Linear(hidden, 1), "texture": nn.Linear(hidden, 16)})
         sizes |= {"into": 3 * pose}
         self.middle = nn.ModuleDict({k: nn.Linear(2 * hidden, n) for k, n in sizes.items()})
-        self.middle.update({"change": nn.Linear(hidden, 2), "texture": nn.Linear(hidden, 8)})
+        self.middle.update({"change": nn.Linear(hidden, 2), "texture": nn.Linear(hidden, 16)})
+        self.middle["drift"] = nn.Linear(hidden, 8)
         voice = {"asked": mouth + 1, "shown": mouth, "gap": 3 * mouth}
         self.voice = nn.ModuleDict({k: nn.Linear(hidden, n) for k, n in voice.items()})
         self.heard = nn.Linear(hidden, mouth + 1)
@@ -243,6 +249,7 @@ def picture_loss(
     }
     if "into" in readers:
         losses["into"] = F.smooth_l1_loss(readers["into"](pooled), targets.into)
+        losses["drift"] = F.smooth_l1_loss(readers["drift"](single), targets.drift)
     guess = readers["kinds"](pooled).float()
     expected = kinds[:, None].expand_as(guess)
     losses["kinds"] = F.binary_cross_entropy_with_logits(guess, expected)
