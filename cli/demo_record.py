@@ -14,11 +14,6 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def children_mb() -> float:
-    """Return the peak memory of the largest process that this one has started and seen end."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _RSS_UNIT
-
-
 def reset_peak() -> None:
     """Let the kernel count the peak memory anew, where it can."""
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft2.cli.demo_config import DemoConfig
 from ft2.cli.demo_configs import StageConfigs
-from ft2.cli.demo_record import children_mb, cpu_seconds, peak_mb, reset_peak
+from ft2.cli.demo_record import cpu_seconds, peak_mb, reset_peak
 from ft2.pairs import DIMENSIONS
 from ft2.runs import Progress
 
@@ -43,21 +43,15 @@ class Demo:
 
         torch.set_num_threads(self.settings.threads)
         reset_peak()
-        children = children_mb()
         start, busy = time.monotonic(), cpu_seconds()
         found, result = stage(self, results)
         return {
             "seconds": round(time.monotonic() - start, 1),
             "cpu_seconds": round(cpu_seconds() - busy, 1),
-            "peak_mb": round(peak_mb() + self._workers_mb(children), 1),
+            "peak_mb": round(peak_mb() + result.get("workers_mb", 0.0), 1),
             "found": found,
             "result": result,
         }
-
-    def _workers_mb(self, before: float) -> float:
-        """Return what the rendering processes of a stage took, if it had any."""
-        now = children_mb()
-        return self.settings.world.workers * now if now > before else 0.0
 
 
 def check_inputs(settings: DemoConfig, configs: StageConfigs) -> None:
@@ -84,14 +78,14 @@ def check_inputs(settings: DemoConfig, configs: StageConfigs) -> None:
 
 def world(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
     """Make rated clips for the critic, and conditions for pairs and evaluation."""
-    from ft2.cli.demo_world import make_world
+    from ft2.cli.demo_world import WORLD_FILES, make_world
 
     del results
     settings, clip = demo.settings, demo.configs.nsq.clip
     counts = make_world(settings.world, settings.seed, clip, demo.output / "world", demo.progress)
-    rated, train, test = counts.values()
+    rated, train, test = (counts[name] for name in WORLD_FILES)
     found = f"{rated} rated clips; {train} conditions to train on, {test} to measure on"
-    return found, dict(counts)
+    return found, counts
 
 
 def critic(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:

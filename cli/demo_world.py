@@ -6,6 +6,7 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ft2.cli.demo_config import WorldConfig
 from ft2.config import ClipFormat
@@ -16,6 +17,7 @@ _POLL_SECONDS = 0.5
 TEST_CONDITIONS_PER_FACE = 4
 CONDITIONS = "conditions.jsonl"
 RATINGS = "ratings.jsonl"
+WORLD_FILES = (RATINGS, CONDITIONS, f"test-{CONDITIONS}")
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,20 @@ def jobs_of(sizes: WorldConfig, seed: int, clip: ClipFormat, output: Path) -> li
 
 def make_world(
     sizes: WorldConfig, seed: int, clip: ClipFormat, output: Path, progress: Progress
-) -> dict[str, int]:
-    """Write ratings.jsonl, conditions.jsonl and test-conditions.jsonl; return their line counts."""
+) -> dict[str, Any]:
+    """Write the `WORLD_FILES`; return their line counts, and the memory of the processes (MB)."""
     jobs = jobs_of(sizes, seed, clip, output)
     todo = [job for job in jobs if not Path(job.folder).exists()]
     done = len(jobs) - len(todo)
     progress.update("puppet world", done, len(jobs))
+    memory = [0.0]
     spawn = multiprocessing.get_context("spawn")
     if todo:
         with spawn.Pool(min(sizes.workers, len(todo)), _start_worker) as pool:
             finished = pool.imap_unordered(_run, todo)
             while done < len(jobs):
                 with suppress(multiprocessing.TimeoutError):
-                    finished.next(timeout=_POLL_SECONDS)
+                    memory.append(finished.next(timeout=_POLL_SECONDS))
                     done += 1
                 progress.update("puppet world", done, len(jobs))
     merged = {
@@ -70,7 +73,8 @@ def make_world(
         CONDITIONS: [job for job in jobs if job.kind == "conditions" and job.split == "train"],
         f"test-{CONDITIONS}": [j for j in jobs if j.kind == "conditions" and j.split == "test"],
     }
-    return {name: _merge(output / name, parts) for name, parts in merged.items()}
+    counts = {name: _merge(output / name, parts) for name, parts in merged.items()}
+    return {**counts, "workers_mb": round(sizes.workers * max(memory), 1)}
 
 
 def _start_worker() -> None:
@@ -81,7 +85,9 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _run(job: Job) -> None:
+def _run(job: Job) -> float:
+    """Do a job and return the peak memory of this process in MB."""
+    from ft2.cli.demo_record import peak_mb
     from ft2.puppet import dataset
 
     with atomic_dir(job.folder) as folder:
@@ -91,6 +97,7 @@ def _run(job: Job) -> None:
             dataset.build_conditions(
                 folder, job.count, job.split, job.seed, job.clip, per_person=job.per_face
             )
+    return peak_mb()
 
 
 def _merge(path: Path, jobs: list[Job]) -> int:
