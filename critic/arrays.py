@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ft2.critic.vary import recolour, soften
 from ft2.errors import UsageError
 from ft2.qwen.spec import QwenSpec
 from ft2.runs import load_tensors
@@ -135,7 +136,7 @@ class Sampler:
         sign[list(MIRRORED)] = -1
         shown = data.shown[index]
         shown = torch.where(mirror.view(-1, 1, 1), shown * sign, shown)
-        frames = _recolour(soften(_move(data.frames, index, mirror, rng), rng), rng)
+        frames = recolour(soften(_move(data.frames, index, mirror, rng), rng), rng)
         labels = data.labels[index].clone()
         labels[:, 1] &= ~(swapped & (other != index))
         return Batch(
@@ -197,42 +198,6 @@ def _move(
         columns = columns.flip(0) if flip else columns
         out.append(frames[i].index_select(1, rows).index_select(2, columns))
     return torch.stack(out)
-
-
-def soften(frames: Tensor, rng: torch.Generator) -> Tensor:
-    """Soften or sharpen half of the clips, first frame included.
-
-    Portraits differ in sharpness: what counts is how a clip departs from its own first frame.
-
-    Args:
-        frames: uint8 [B, F, H, W, 3].
-        rng: Source of randomness.
-
-    Returns:
-        float32 [B, F, H, W, 3], not clamped.
-    """
-    amount = 1.2 * torch.rand(len(frames), generator=rng) - 0.4
-    chosen = (torch.rand(len(frames), generator=rng) < 0.5).nonzero()[:, 0]
-    out = frames.float()
-    if len(chosen):
-        sharp = out[chosen]
-        soft = sharp
-        for axis in (2, 3):
-            last = soft.shape[axis] - 1
-            up = soft.index_select(axis, (torch.arange(last + 1) - 1).clamp(min=0))
-            down = soft.index_select(axis, (torch.arange(last + 1) + 1).clamp(max=last))
-            soft = soft.mul(2).add_(up).add_(down).mul_(0.25)
-        out[chosen] = torch.lerp(sharp, soft, amount[chosen].view(-1, 1, 1, 1, 1))
-    return out
-
-
-def _recolour(frames: Tensor, rng: torch.Generator) -> Tensor:
-    """Change brightness and contrast within what a rater would not call a defect."""
-    size = (len(frames), 1, 1, 1, 1)
-    gain = 1 + 0.15 * (2 * torch.rand(size, generator=rng) - 1)
-    offset = 12 * (2 * torch.rand(size, generator=rng) - 1)
-    tint = 1 + 0.08 * (2 * torch.rand((len(frames), 1, 1, 1, 3), generator=rng) - 1)
-    return (frames * (gain * tint)).add_(offset).clamp_(0, 255)
 
 
 def load_arrays(path: Path, spec: QwenSpec) -> Arrays:

@@ -44,8 +44,8 @@ class CriticConfig(Config):
     """Optimiser; `decay_steps` is filled in as `steps` when 0."""
     steps: int = Field(800, ge=1)
     """Optimiser steps."""
-    mirror: bool = True
-    """Train on mirrored clips too."""
+    copies: int = Field(1, ge=0)
+    """Varied copies of every training clip: mirrored, other light, tint and sharpness."""
     swap: float = Field(0.15, ge=0, le=0.5)
     """Share of clips that are shown with another clip's voice, their lip answer then being No."""
     cache_features: bool = True

@@ -1,10 +1,10 @@
-"""Ratings on disk, and the tower tokens of rated clips."""
+"""Ratings on disk: read strictly, refused where train and test share a face or a voice."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,13 +12,6 @@ from torch import Tensor
 
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS
-from ft2.qwen import towers
-from ft2.qwen.spec import QwenSpec
-from ft2.qwen.view import ClipView, read_views
-from ft2.runs import Progress, Silent
-
-if TYPE_CHECKING:
-    from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 Split = Literal["train", "dev", "test"]
 KEYS = ("video", *DIMENSIONS, "identity_id", "audio_id", "split", "source")
@@ -107,105 +100,6 @@ def _refuse_leaks(ratings: Sequence[Rating], path: Path) -> None:
                 f"{path}: {what} {both[0]!r} is in train and in test ({len(both)} such)",
                 "held-out figures need other faces and other speech than the training has",
             )
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tower tokens of N clip windows, float32, with their labels and origin."""
-
-    video: Tensor
-    """[N, V, hidden]."""
-    audio: Tensor
-    """[N, A, hidden]."""
-    labels: Tensor
-    """int64 [N, 3]: 1 Yes, 0 No, -1 unrated."""
-    clip: Tensor
-    """int64 [N]: which clip of the list a window is of."""
-    identity_ids: np.ndarray[Any, Any]
-    """str [N]."""
-    utterances: np.ndarray[Any, Any]
-    """str [N]: whose voice says what."""
-
-    def __len__(self) -> int:
-        """Return the number of windows."""
-        return len(self.video)
-
-
-@torch.no_grad()
-def encode_views(
-    thinker: "Qwen2_5OmniThinkerForConditionalGeneration",
-    processor: "Qwen2_5OmniProcessor",
-    spec: QwenSpec,
-    views: Sequence[ClipView],
-    *,
-    mirror: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return tower tokens (video [B, V, hidden], audio [B, A, hidden]) of clip views.
-
-    Args:
-        thinker: The model; only its frozen towers run.
-        processor: Its processor.
-        spec: Sizes.
-        views: One or more.
-        mirror: Look at the pictures in a mirror.
-    """
-    device = next(thinker.parameters()).device
-    pixels = torch.from_numpy(np.stack([view.pixels for view in views]))
-    pixels = pixels.flip(3) if mirror else pixels
-    patches = towers.patchify(pixels, spec, processor).to(device)
-    mel, _ = towers.mel_features(processor, [view.audio for view in views])
-    video = towers.video_features(thinker, patches, spec)
-    return video, towers.audio_features(thinker, mel.to(device))
-
-
-def encode_ratings(
-    thinker: "Qwen2_5OmniThinkerForConditionalGeneration",
-    processor: "Qwen2_5OmniProcessor",
-    spec: QwenSpec,
-    ratings: Sequence[Rating],
-    *,
-    mirror: bool = False,
-    batch_size: int = 16,
-    progress: Progress | None = None,
-) -> Tokens:
-    """Return the tower tokens of all windows of rated clips, mirrored ones after the others.
-
-    Raises:
-        UsageError: A clip cannot be read, or shows no face.
-    """
-    progress = progress or Silent()
-    views: list[ClipView] = []
-    owners: list[int] = []
-    video: list[Tensor] = []
-    audio: list[Tensor] = []
-    pending = 0
-    flips = (False, True) if mirror else (False,)
-    mirrored: list[Tensor] = []
-    for number, rating in enumerate(ratings):
-        found = read_views(rating.video, spec)
-        views += found
-        owners += [number] * len(found)
-        pending += len(found)
-        if pending >= batch_size or number + 1 == len(ratings):
-            for flip in flips:
-                seen, heard = encode_views(thinker, processor, spec, views[-pending:], mirror=flip)
-                (mirrored if flip else video).append(seen)
-                if not flip:
-                    audio.append(heard)
-            views.clear()
-            pending = 0
-            progress.update("read clips", number + 1, len(ratings))
-    clip = torch.tensor(owners * len(flips))
-    chosen = [ratings[i] for i in clip.tolist()]
-    labels = [[-1 if label is None else int(label) for label in r.labels] for r in chosen]
-    return Tokens(
-        video=torch.cat(video + mirrored),
-        audio=torch.cat(audio * len(flips)),
-        labels=torch.tensor(labels),
-        clip=clip,
-        identity_ids=np.array([r.identity_id for r in chosen]),
-        utterances=np.array([r.utterance for r in chosen]),
-    )
 
 
 def other_voice(utterances: np.ndarray[Any, Any], rng: torch.Generator) -> Tensor:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from ft2.critic.adapter import load_adapter, read_card
-from ft2.critic.data import Split, Tokens, encode_ratings, other_voice, read_ratings
+from ft2.critic.data import Split, other_voice, read_ratings
+from ft2.critic.tokens import Critic, Rows, encode_ratings
 from ft2.critic.train import log_odds
 from ft2.metrics import accuracy, classify
 from ft2.pairs import DIMENSIONS
@@ -65,33 +66,33 @@ def evaluate(
     questions = [card.questions[d] for d in DIMENSIONS]
     layout = packed.make_layout(thinker, processor, spec, questions)
     silent = packed.make_layout(thinker, processor, spec, questions, with_audio=False)
-    tokens = encode_ratings(thinker, processor, spec, rated, progress=progress or Silent())
+    critic = Critic(thinker, processor, spec)
+    tokens = encode_ratings(critic, rated, progress=progress or Silent())
     adapted = load_adapter(thinker, adapter_dir)
-    voices = other_voice(tokens.utterances, torch.Generator().manual_seed(0))
-    swapped = tokens.audio[voices]
+    voices = other_voice(tokens.rows.utterances, torch.Generator().manual_seed(0))
     with adapted.disable_adapter():
         untrained = log_odds(adapted, layout, tokens)
     odds = {
         "critic_raw": log_odds(adapted, layout, tokens),
         "untrained": untrained,
         "audio_removed": log_odds(adapted, silent, tokens),
-        "audio_swapped": log_odds(adapted, layout, tokens, audio=swapped),
+        "audio_swapped": log_odds(adapted, layout, tokens, sounds=voices),
     }
-    return _table(odds, card.thresholds, tokens, split)
+    return _table(odds, card.thresholds, tokens.rows, split)
 
 
 def _table(
-    odds: "dict[str, Tensor]", thresholds: dict[str, float], tokens: Tokens, split: str
+    odds: "dict[str, Tensor]", thresholds: dict[str, float], known: Rows, split: str
 ) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
-    first = _first_windows(tokens)
-    labels, groups = tokens.labels[first].numpy(), tokens.utterances[first]
+    first = _first_windows(known)
+    labels, groups = known.labels[first].numpy(), known.utterances[first]
     for column, dimension in enumerate(DIMENSIONS):
-        known = labels[:, column] >= 0
-        truth, voices = labels[known, column] > 0, groups[known]
+        rated = labels[:, column] >= 0
+        truth, voices = labels[rated, column] > 0, groups[rated]
         if not len(truth):
             continue
-        scores = {name: x[:, column].numpy(force=True)[known] for name, x in odds.items()}
+        scores = {name: x[:, column].numpy(force=True)[rated] for name, x in odds.items()}
         cut = thresholds[dimension]
         rows["critic"][dimension] = _row(scores["critic_raw"], truth, voices, cut)
         for name in ("critic_raw", "untrained"):
@@ -112,15 +113,15 @@ def _table(
         "split": split,
         "clips": len(first),
         "utterances": len(set(groups.tolist())),
-        "identities": len(set(tokens.identity_ids[first].tolist())),
+        "identities": len(set(known.identity_ids[first].tolist())),
         "thresholds": thresholds,
         "meaning": ROWS,
         "rows": rows,
     }
 
 
-def _first_windows(tokens: Tokens) -> "np.ndarray[Any, Any]":
-    _, first = np.unique(tokens.clip.numpy(), return_index=True)
+def _first_windows(rows: Rows) -> "np.ndarray[Any, Any]":
+    _, first = np.unique(rows.clip.numpy(), return_index=True)
     return np.asarray(first)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ft2.critic.adapter import base_hash, load_adapter, read_card
-from ft2.critic.data import encode_views
+from ft2.critic.tokens import Critic, encode_views
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS, Scores
 from ft2.qwen import packed
@@ -96,10 +96,11 @@ class CriticScorer:
     @torch.no_grad()
     def log_odds(self, views: Sequence[ClipView]) -> Tensor:
         """Return logit(Yes) - logit(No) less the threshold, float32 [N, 3] on the CPU."""
+        critic = Critic(self.thinker, self.processor, self.spec)
         parts = []
         for start in range(0, len(views), self.batch_size):
             batch = views[start : start + self.batch_size]
-            video, audio = encode_views(self.thinker, self.processor, self.spec, batch)
+            video, audio = encode_views(critic, batch)
             logits = packed.answer_logits(self.thinker, self.layout, video, audio).float()
             parts.append((logits[..., self.layout.yes_id] - logits[..., self.layout.no_id]).cpu())
         return torch.cat(parts) - self.thresholds

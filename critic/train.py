@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ft2.critic.adapter import CriticCard, add_lora, base_hash, count_trainable, save_adapter
 from ft2.critic.config import CriticConfig
-from ft2.critic.data import Rating, Tokens, encode_ratings, other_voice, read_ratings
+from ft2.critic.data import Rating, other_voice, read_ratings
+from ft2.critic.tokens import Critic, Tokens, encode_ratings, lazy_ratings
 from ft2.engine import Engine, make_engine
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS
@@ -61,6 +62,7 @@ def train_critic(
     """
     check_output(output, resume=resume)
     train = read_ratings(Path(config.ratings), "train")
+    _check_labels(train)
     dev = _dev_ratings(Path(config.ratings))
     base = weights_dir(config.model)
     run = RunDir.open(output, config=config, resume=resume)
@@ -71,17 +73,15 @@ def train_critic(
     layout = packed.make_layout(thinker, processor, config.model, list(config.questions.values()))
     thinker.set_attn_implementation("eager")
     model = add_lora(thinker, config.lora, config.seed)
-    tokens = encode_ratings(
-        thinker, processor, config.model, train, mirror=config.mirror, progress=progress
-    )
-    _check_labels(tokens)
+    critic = Critic(thinker, processor, config.model)
+    tokens = _tokens(critic, train, config, progress)
     seconds = {"load_and_encode": round(time.monotonic() - started, 1)}
     losses = _optimise(config, run, AnswerLoss(model, layout), tokens, progress)
     seconds["total"] = round(time.monotonic() - started, 1)
     thresholds: dict[str, float] = dict.fromkeys(DIMENSIONS, 0.0)
     if dev:
-        held = encode_ratings(thinker, processor, config.model, dev, progress=progress)
-        thresholds = fit_thresholds(log_odds(model.eval(), layout, held), held.labels)
+        held = _tokens(critic, dev, config.model_copy(update={"copies": 0}), progress)
+        thresholds = fit_thresholds(log_odds(model.eval(), layout, held), held.rows.labels)
     card = CriticCard(
         questions=dict(config.questions),
         model=config.model.model_dump(mode="json"),
@@ -106,12 +106,23 @@ def _dev_ratings(path: Path) -> list[Rating]:
     return [rating for rating in read_ratings(path) if rating.split == "dev"]
 
 
-def _check_labels(tokens: Tokens) -> None:
+def _tokens(
+    critic: Critic, ratings: list[Rating], config: CriticConfig, progress: Progress
+) -> Tokens:
+    if not config.cache_features:
+        return lazy_ratings(critic, ratings, copies=config.copies, seed=config.seed)
+    return encode_ratings(
+        critic, ratings, copies=config.copies, seed=config.seed, progress=progress
+    )
+
+
+def _check_labels(ratings: list[Rating]) -> None:
     for column, dimension in enumerate(DIMENSIONS):
-        labels = set(tokens.labels[:, column].tolist()) - {-1}
+        labels = {rating.labels[column] for rating in ratings} - {None}
         if len(labels) < 2:
             raise UsageError(
-                f"the training ratings have no {'No' if labels == {1} else 'Yes'} for {dimension}",
+                f"the training ratings have no {'No' if labels == {True} else 'Yes'} for "
+                f"{dimension}",
                 "rate clips of both kinds for every dimension",
             )
 
@@ -166,7 +177,7 @@ def draw(tokens: Tokens, config: CriticConfig, place: int) -> tuple[Tensor, Tens
     Clips come without repetition within an epoch. Some get another clip's voice: their lip answer
     is then No (a controlled negative), the others stay.
     """
-    size, count = config.engine.micro_batch_size, len(tokens)
+    size, count = config.engine.micro_batch_size, len(tokens.rows)
     rows = torch.cat(
         [
             _epoch(count, config.seed, epoch)[max(place * size - epoch * count, 0) :]
@@ -174,14 +185,14 @@ def draw(tokens: Tokens, config: CriticConfig, place: int) -> tuple[Tensor, Tens
         ]
     )[:size]
     rng = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 + place)
-    labels = tokens.labels[rows].clone()
+    labels = tokens.rows.labels[rows].clone()
     swapped = torch.rand(size, generator=rng) < config.swap
     other = rows
     if bool(swapped.any()):
-        voices = other_voice(tokens.utterances, rng)[rows]
+        voices = other_voice(tokens.rows.utterances, rng)[rows]
         other = torch.where(swapped, voices, rows)
         labels[:, LIP] = torch.where(swapped, 0, labels[:, LIP])
-    return tokens.video[rows], tokens.audio[other], labels
+    return (*tokens.take(rows, other), labels)
 
 
 def _epoch(count: int, seed: int, epoch: int) -> Tensor:
@@ -195,7 +206,7 @@ def log_odds(
     layout: packed.Layout,
     tokens: Tokens,
     *,
-    audio: Tensor | None = None,
+    sounds: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
     """Return logit(Yes) - logit(No), float32 [N, 3], the mean over a clip's windows [clips, 3].
@@ -204,21 +215,21 @@ def log_odds(
         model: The adapted model.
         layout: Token plan; without sound, the audio tokens are left out.
         tokens: Tower tokens.
-        audio: Audio tokens to use in place of the clips' own, [N, A, hidden].
+        sounds: Which window's sound each window gets, int64 [N]; None is its own.
         batch_size: Windows a forward pass.
     """
     thinker = model.get_base_model()
-    sound = tokens.audio if audio is None else audio
+    every = torch.arange(len(tokens.rows))
     parts = []
-    for start in range(0, len(tokens), batch_size):
-        rows = slice(start, start + batch_size)
-        heard = sound[rows] if len(layout.audio) else None
-        logits = packed.answer_logits(thinker, layout, tokens.video[rows], heard).float()
+    for rows in every.split(batch_size):
+        video, audio = tokens.take(rows, rows if sounds is None else sounds[rows])
+        heard = audio if len(layout.audio) else None
+        logits = packed.answer_logits(thinker, layout, video, heard).float()
         parts.append(logits[..., layout.yes_id] - logits[..., layout.no_id])
     odds = torch.cat(parts)
-    clips = int(tokens.clip.max()) + 1
+    clips = int(tokens.rows.clip.max()) + 1
     total = torch.zeros(clips, odds.shape[1], device=odds.device)
-    index = tokens.clip.to(odds.device)
+    index = tokens.rows.clip.to(odds.device)
     count = torch.bincount(index, minlength=clips).clamp(min=1)
     return total.index_add(0, index, odds) / count[:, None]
 

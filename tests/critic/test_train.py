@@ -10,7 +10,9 @@ from ft2.critic import train
 from ft2.critic.data import read_ratings
 from ft2.critic.evaluate import ROWS, evaluate, table_lines
 from ft2.critic.score import CriticScorer
+from ft2.critic.tokens import CachedTokens, Critic, Rows, encode_ratings, lazy_ratings
 from ft2.errors import UsageError
+from ft2.qwen.thinker import load_thinker
 from ft2.runs import Silent, hash_file
 
 
@@ -91,18 +93,16 @@ def test_thresholds_split_answers_in_the_middle():
     assert found == {"motion": 24.5, "lip": 24.5, "quality": 0.0}
 
 
-def test_swapped_voices_are_answered_no(config, ratings):
+def test_swapped_voices_are_answered_no(config):
     count = 16
-    from ft2.critic.data import Tokens
-
-    tokens = Tokens(
-        video=torch.arange(count).view(-1, 1, 1).float(),
-        audio=torch.arange(count).view(-1, 1, 1).float(),
+    rows = Rows(
         labels=torch.ones(count, 3, dtype=torch.long),
         clip=torch.arange(count),
         identity_ids=np.array(["a"] * count),
         utterances=np.array([str(i) for i in range(count)]),
     )
+    numbers = torch.arange(count).view(-1, 1, 1).float()
+    tokens = CachedTokens(rows, numbers, numbers)
     some = config.model_copy(update={"swap": 0.5})
     seen = []
     for place in range(20):
@@ -112,3 +112,15 @@ def test_swapped_voices_are_answered_no(config, ratings):
         assert labels[:, [0, 2]].all()
         seen.append(own.float().mean())
     assert 0.3 < float(torch.stack(seen).mean()) < 0.7
+
+
+def test_lazy_tokens_equal_cached_ones(spec, ratings):
+    critic = Critic(*load_thinker(spec), spec)
+    rated = read_ratings(ratings, "test")
+    cached, lazy = encode_ratings(critic, rated), lazy_ratings(critic, rated, copies=1)
+    pictures, sounds = torch.tensor([0, 3, 5]), torch.tensor([1, 3, 2])
+    for one, other in zip(cached.take(pictures, sounds), lazy.take(pictures, sounds), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    varied = lazy.take(pictures + len(rated), sounds)[0]
+    assert not torch.allclose(varied, cached.take(pictures, sounds)[0], atol=1e-2)
+    assert torch.equal(varied, lazy.take(pictures + len(rated), sounds)[0])

@@ -1,0 +1,187 @@
+"""Tower tokens of rated clips, kept in memory or made when they are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ft2.critic.data import Rating
+from ft2.critic.vary import recolour, soften
+from ft2.qwen import towers
+from ft2.qwen.spec import QwenSpec
+from ft2.qwen.view import ClipView, read_views
+from ft2.runs import Progress, Silent
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+Strings = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A Thinker with what belongs to it."""
+
+    thinker: "Qwen2_5OmniThinkerForConditionalGeneration"
+    processor: "Qwen2_5OmniProcessor"
+    spec: QwenSpec
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of N clip windows."""
+
+    labels: Tensor
+    """int64 [N, 3]: 1 Yes, 0 No, -1 unrated."""
+    clip: Tensor
+    """int64 [N]: which clip of the list a window is of."""
+    identity_ids: Strings
+    """str [N]."""
+    utterances: Strings
+    """str [N]: whose voice says what."""
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.labels)
+
+
+class Tokens(Protocol):
+    """Windows of rated clips whose tower tokens can be had."""
+
+    @property
+    def rows(self) -> Rows:
+        """What is known of the windows."""
+
+    def take(self, pictures: Tensor, sounds: Tensor) -> tuple[Tensor, Tensor]:
+        """Return video tokens [B, V, hidden] and audio tokens [B, A, hidden] of windows [B]."""
+
+
+@dataclass(frozen=True)
+class CachedTokens:
+    """Tokens in memory."""
+
+    rows: Rows
+    video: Tensor
+    """[N, V, hidden]."""
+    audio: Tensor
+    """[N, A, hidden]."""
+
+    def take(self, pictures: Tensor, sounds: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens of some windows, each with its own or another window's sound."""
+        return self.video[pictures], self.audio[sounds]
+
+
+@dataclass(frozen=True)
+class LazyTokens:
+    """Tokens that are made from the files each time; one window a clip."""
+
+    rows: Rows
+    critic: Critic
+    ratings: tuple[Rating, ...]
+    seed: int
+
+    def take(self, pictures: Tensor, sounds: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens of some windows, each with its own or another window's sound."""
+        count = len(self.ratings)
+        parts = []
+        for picture, sound in zip(pictures.tolist(), sounds.tolist(), strict=True):
+            seen, heard = self._view(picture % count), self._view(sound % count)
+            view = ClipView(seen.pixels, heard.audio)
+            varied = picture >= count
+            rng = torch.Generator().manual_seed(self.seed * 1_000_003 + picture) if varied else None
+            parts.append(encode_views(self.critic, [view], variation=rng))
+        return torch.cat([video for video, _ in parts]), torch.cat([audio for _, audio in parts])
+
+    def _view(self, number: int) -> ClipView:
+        return read_views(self.ratings[number].video, self.critic.spec, max_windows=1)[0]
+
+
+@torch.no_grad()
+def encode_views(
+    critic: Critic, views: Sequence[ClipView], *, variation: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return tower tokens (video [B, V, hidden], audio [B, A, hidden]) of clip views.
+
+    Args:
+        critic: The model; only its frozen towers run.
+        views: One or more.
+        variation: Mirrors, relights and softens the clips at random; None leaves them as they are.
+    """
+    device = next(critic.thinker.parameters()).device
+    pixels = torch.from_numpy(np.stack([view.pixels for view in views]))
+    if variation is not None:
+        flip = (torch.rand(len(pixels), generator=variation) < 0.5).view(-1, 1, 1, 1, 1)
+        pixels = torch.where(flip, pixels.flip(3), pixels)
+        pixels = recolour(soften(pixels, variation), variation).round_().to(torch.uint8)
+    patches = towers.patchify(pixels, critic.spec, critic.processor).to(device)
+    mel, _ = towers.mel_features(critic.processor, [view.audio for view in views])
+    video = towers.video_features(critic.thinker, patches, critic.spec)
+    return video, towers.audio_features(critic.thinker, mel.to(device))
+
+
+def encode_ratings(
+    critic: Critic,
+    ratings: Sequence[Rating],
+    *,
+    copies: int = 0,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> CachedTokens:
+    """Return the tokens of all windows of rated clips, varied copies after the clips.
+
+    Args:
+        critic: The model.
+        ratings: One or more.
+        copies: Varied copies of every window.
+        seed: Seeds the variation.
+        batch_size: Windows a forward pass.
+        progress: Told how far it is.
+
+    Raises:
+        UsageError: A clip cannot be read, or shows no face.
+    """
+    progress = progress or Silent()
+    rng = torch.Generator().manual_seed(seed)
+    views: list[ClipView] = []
+    owners: list[int] = []
+    video: list[list[Tensor]] = [[] for _ in range(copies + 1)]
+    audio: list[Tensor] = []
+    for number, rating in enumerate(ratings):
+        found = read_views(rating.video, critic.spec)
+        views += found
+        owners += [number] * len(found)
+        if len(views) >= batch_size or number + 1 == len(ratings):
+            for copy, parts in enumerate(video):
+                seen, heard = encode_views(critic, views, variation=rng if copy else None)
+                parts.append(seen)
+            audio.append(heard)
+            views.clear()
+            progress.update("read clips", number + 1, len(ratings))
+    return CachedTokens(
+        rows=_rows(ratings, owners * len(video)),
+        video=torch.cat([part for parts in video for part in parts]),
+        audio=torch.cat(audio * len(video)),
+    )
+
+
+def lazy_ratings(
+    critic: Critic, ratings: Sequence[Rating], *, copies: int = 0, seed: int = 0
+) -> LazyTokens:
+    """Return tokens that are made when asked for, of one window a clip; see `encode_ratings`."""
+    rows = _rows(ratings, list(range(len(ratings))) * (copies + 1))
+    return LazyTokens(rows, critic, tuple(ratings), seed)
+
+
+def _rows(ratings: Sequence[Rating], owners: list[int]) -> Rows:
+    chosen = [ratings[i] for i in owners]
+    labels = [[-1 if label is None else int(label) for label in r.labels] for r in chosen]
+    return Rows(
+        labels=torch.tensor(labels),
+        clip=torch.tensor(owners),
+        identity_ids=np.array([r.identity_id for r in chosen]),
+        utterances=np.array([r.utterance for r in chosen]),
+    )
