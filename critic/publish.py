@@ -1,5 +1,6 @@
 """Put a trained base among the shipped weights, with a record of how it was made."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def publish(
 
     Args:
         runs: Run directories of `ft2 critic pretrain`, in order: each but the first started from
-            the one before.
+            the one before, which may have been stopped early.
         directory: Where shipped weights lie (`ft2.weights.nano_dir()`).
         figures: Held-out figures of critics trained on this base, to be recorded.
 
@@ -33,6 +34,10 @@ def publish(
     Raises:
         UsageError: A run is not complete.
     """
+    if not (runs[-1] / "result.json").is_file():
+        raise UsageError(
+            f"{runs[-1]} is not complete", "finish it: ft2 critic pretrain ... --resume"
+        )
     records = [_record(run) for run in runs]
     spec = QwenSpec.model_validate(read_model(runs[-1]))
     processor = build_processor(spec)
@@ -67,11 +72,9 @@ def _record(run: Path) -> dict[str, Any]:
     """Return what a run did, its directories by their last name only."""
     import yaml
 
-    if not (run / "result.json").is_file():
-        raise UsageError(f"{run} is not complete", "finish it: ft2 critic pretrain ... --resume")
     config = yaml.safe_load((run / "config.yaml").read_text())
     del config["model"]
-    result, command = read_json(run / "result.json"), read_json(run / "command.json")
+    command = read_json(run / "command.json")
     short = {"data": Path(config["data"]).name, "initial": config["initial"] and "the run before"}
     changed = [f"{key}={value}" for key, value in (config | short).items() if value is not None]
     return {
@@ -79,5 +82,14 @@ def _record(run: Path) -> dict[str, Any]:
         "code": command["git"],
         "packages": command["packages"],
         "device": command["device"],
-        **{key: result[key] for key in ("steps", "seconds", "clips", "held_out")},
+        **_done(run),
     }
+
+
+def _done(run: Path) -> dict[str, Any]:
+    """Return steps and seconds of a run, and of a complete one its held-out losses."""
+    if (run / "result.json").is_file():
+        result = read_json(run / "result.json")
+        return {key: result[key] for key in ("steps", "seconds", "clips", "held_out")}
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    return {"steps": last["step"], "seconds": round(last["seconds"], 1), "stopped": True}

@@ -9,9 +9,12 @@ from conftest import SMALL
 
 from ft2.critic import base, heads
 from ft2.critic.arrays import CURVES, MIRRORED, Arrays, Sampler, load_arrays, loudness
+from ft2.critic.publish import publish
 from ft2.errors import UsageError
+from ft2.qwen.thinker import load_thinker
+from ft2.qwen.tokens import build_processor
 from ft2.qwen.view import composite
-from ft2.runs import Silent, hash_file, save_tensors
+from ft2.runs import Silent, hash_file, load_tensors, read_json, save_tensors, write_json
 
 NUM, FRAMES = 12, SMALL.clip.num_frames
 
@@ -147,3 +150,26 @@ def test_resume_gives_the_same_weights(data, tmp_path):
     base.pretrain(config, tmp_path / "cut", True, Silent())
     name = "weights/thinker.safetensors"
     assert hash_file(tmp_path / "whole" / name) == hash_file(tmp_path / "cut" / name)
+
+
+def test_published_base_is_the_run_in_half_precision(data, tmp_path):
+    config = base.PretrainConfig(
+        model=SMALL, data=str(data), towers_steps=1, model_steps=1, batch_size=4
+    )
+    result = base.pretrain(config, tmp_path / "run", False, Silent())
+    (tmp_path / "out").mkdir()
+    write_json(tmp_path / "out" / "provenance.json", {"sha256": {"dit.safetensors": "x"}})
+    entry = publish([tmp_path / "run"], tmp_path / "out", {"lip": 0.9})
+    known = read_json(tmp_path / "out" / "provenance.json")
+    assert known["thinker"] == entry
+    assert known["sha256"] == {"dit.safetensors": "x"}
+    assert str(tmp_path) not in json.dumps(known)
+    assert entry["runs"][0]["steps"] == result["steps"] == 2
+    for name, digest in entry["sha256"].items():
+        assert hash_file(tmp_path / "out" / name) == digest
+    spec = SMALL.model_copy(update={"weights": str(tmp_path / "out")})
+    thinker, processor = load_thinker(spec)
+    trained, _ = load_tensors(tmp_path / "run" / "weights" / "thinker.safetensors")
+    for name, tensor in thinker.state_dict().items():
+        assert torch.equal(tensor, trained[name].half().float())
+    assert processor.tokenizer("Yes").input_ids == build_processor(SMALL).tokenizer("Yes").input_ids
