@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     rows: list[dict[str, Any]] = []
-    timings: dict[str, list[float]] = {"fit_seconds": [], "judge_ms": []}
+    timings: dict[str, list[float]] = {"fit_cpu_seconds": [], "judge_cpu_ms": []}
     for number in range(options.faces):
         rows += judge_face(number, options.clips, options.seed, options.landmarks, timings)
         print(f"face {number + 1} of {options.faces}: {len(rows)} clips", flush=True)
@@ -66,9 +66,9 @@ def judge_face(
     clip = ClipFormat()
     identity = identities.draw("test", 1000 * seed + number)
     puppet, spoken = Puppet(identity, clip.width), world.utterances("test", 40)
-    began = time.perf_counter()
+    began = time.process_time()
     probe = PuppetProbe.fit(identity, clip, seed)
-    timings["fit_seconds"].append(time.perf_counter() - began)
+    timings["fit_cpu_seconds"].append(time.process_time() - began)
     rows = []
     for kind in ("clean", *DEFECTS):
         for turn in range(clips):
@@ -82,9 +82,9 @@ def judge_face(
                 identity, utterance, start, its_seed, spoiled, clip, puppet=puppet
             )
             frames = through_mp4(made.frames, made.audio, clip)
-            began = time.perf_counter()
+            began = time.process_time()
             found = judge(frames, probe, made.curves, clip.fps)
-            timings["judge_ms"].append(1000 * (time.perf_counter() - began))
+            timings["judge_cpu_ms"].append(1000 * (time.process_time() - began))
             row = {"kind": kind, "face": number, **{d: getattr(found, d) for d in DIMENSIONS}}
             row["parts"], row["still"] = found.parts, silent(made.curves)
             if landmarks and (kind == "clean" or DEFECTS[kind] == "lip"):

@@ -20,10 +20,10 @@ from ft2.puppet.probe import Array, Frames, PuppetProbe
 MAX_LAG = 5
 """Offsets of the mouth are looked for up to this many frames either way."""
 
-NATURAL_ACCELERATION = 3.3
+NATURAL_ACCELERATION = 4.0
 """RMS acceleration (face units/s^2) below which head motion is smooth; see `motion_parts`."""
 
-NATURAL_PEAK = 8.0
+NATURAL_PEAK = 10.0
 """Largest acceleration (face units/s^2) of smooth head motion."""
 
 NATURAL_SPREAD = 0.045
