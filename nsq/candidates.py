@@ -1,10 +1,11 @@
 """Candidates of a build: generated, decoded and scored chunk by chunk, never twice.
 
-Each finished chunk of conditions is one JSON file, written after its clips; a resumed build
-starts at the first chunk without one.
+Each finished chunk of conditions is one JSON file, written after its clips. While a chunk is
+being generated, a journal names its finished clips, so a resumed build makes only the others.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -66,15 +67,16 @@ def make_candidates(
         for index, chunk in enumerate(_chunks(conditions, chunk_conditions)):
             path = output / "scores" / f"chunk-{index:05d}.json"
             if not path.exists():
-                interrupts.check(f"go on with --resume -o {output}")
-                clips = _generate(chunk, seeds, output, generator)
+                journal = path.with_suffix(".journal")
+                clips = _generate(chunk, seeds, output, generator, journal, interrupts)
                 write_json(path, _judge(clips, output, scorer, clip))
+                journal.unlink(missing_ok=True)
             record = read_json(path)
             kept += record["clips"]
             dropped += record["dropped"]
             note = _shares(kept, thresholds)
             progress.update("candidates", len(kept) + len(dropped), total, note)
-        interrupts.check(f"go on with --resume -o {output}")
+        interrupts.check(_hint(output))
     return kept, dropped
 
 
@@ -92,28 +94,57 @@ def _chunks(conditions: Sequence[Condition], size: int) -> Iterator[Sequence[Con
         yield conditions[start : start + size]
 
 
+def _hint(output: Path) -> str:
+    return f"finished clips are kept; go on with --resume -o {output}"
+
+
 def _generate(
-    chunk: Sequence[Condition], seeds: Sequence[int], output: Path, generator: Generator
+    chunk: Sequence[Condition],
+    seeds: Sequence[int],
+    output: Path,
+    generator: Generator,
+    journal: Path,
+    interrupts: Interrupts,
 ) -> list[Row]:
+    """Generate what the journal does not name yet; return one row a clip, in a fixed order."""
     wanted = [(c.condition_id, seed) for c in chunk for seed in seeds]
-    made = {
-        (clip.condition_id, clip.seed): clip.video
-        for clip in generator.generate(chunk, seeds, output / "candidates")
-    }
+    made = _read_journal(journal, output)
+    untouched = [c for c in chunk if not any((c.condition_id, s) in made for s in seeds)]
+    calls = [(untouched, list(seeds))] if untouched else []
+    for condition in chunk:
+        left = [seed for seed in seeds if (condition.condition_id, seed) not in made]
+        if condition not in untouched and left:
+            calls.append(([condition], left))
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as file:
+        for conditions, left in calls:
+            for clip in generator.generate(conditions, left, output / "candidates"):
+                video = clip.video.relative_to(output).as_posix()
+                made[clip.condition_id, clip.seed] = video
+                file.write(json.dumps([clip.condition_id, clip.seed, video]) + "\n")
+                file.flush()
+                interrupts.check(_hint(output))
     if set(made) != set(wanted):
         missing, extra = set(wanted) - set(made), set(made) - set(wanted)
         raise RunError(
             f"the generator left out {len(missing)} clips and gave {len(extra)} unknown ones",
             f"first: {sorted(missing or extra)[0]}",
         )
-    return [
-        {
-            "condition_id": condition,
-            "seed": seed,
-            "video": made[condition, seed].relative_to(output).as_posix(),
-        }
-        for condition, seed in wanted
-    ]
+    return [{"condition_id": c, "seed": seed, "video": made[c, seed]} for c, seed in wanted]
+
+
+def _read_journal(journal: Path, output: Path) -> dict[tuple[str, int], str]:
+    """Return the finished clips of an interrupted chunk; a line that a kill cut is skipped."""
+    made = {}
+    lines = journal.read_text("utf-8").splitlines() if journal.exists() else []
+    for line in lines:
+        try:
+            condition, seed, video = json.loads(line)
+        except ValueError:
+            continue
+        if (output / video).is_file():
+            made[str(condition), int(seed)] = str(video)
+    return made
 
 
 def _judge(

@@ -125,9 +125,28 @@ def test_resume_after_an_interruption_gives_the_same_bytes(
         build(config, broken, HashGenerator(limit=limit), ColourScorer(), progress=Silent())
     generator = HashGenerator()
     build(config, broken, generator, ColourScorer(), resume=True, progress=Silent())
-    finished = limit // 12 * 12
-    assert generator.calls == 30 - finished
+    assert generator.calls == 30 - limit
     assert fingerprint(broken) == fingerprint(whole)
+
+
+def test_signal_stops_between_two_clips(config: NsqConfig, tmp_path: Path) -> None:
+    class Signalled(HashGenerator):
+        def generate(self, conditions, seeds, output_dir):  # type: ignore[no-untyped-def]
+            for clip in super().generate(conditions, seeds, output_dir):
+                if self.calls == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield clip
+
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    with pytest.raises(Interrupted) as caught:
+        build(config, out, Signalled(), ColourScorer(), progress=Silent())
+    assert caught.value.exit_code == 143
+    assert "--resume" in caught.value.hint
+    generator = HashGenerator()
+    build(config, out, generator, ColourScorer(), resume=True, progress=Silent())
+    assert generator.calls == 25
+    build(config, whole, HashGenerator(), ColourScorer(), progress=Silent())
+    assert fingerprint(out) == fingerprint(whole)
 
 
 def test_lost_shard_is_rewritten_with_the_same_bytes(config: NsqConfig, tmp_path: Path) -> None:
