@@ -7,25 +7,18 @@ before is complete.
 
 import json
 import os
-import platform
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 import yaml
 
 from ft2.board import Board
 from ft2.config import Config, dump_yaml, flatten
-from ft2.errors import Interrupted, RunError, UsageError
+from ft2.errors import RunError, UsageError
 from ft2.files import (
     SCHEMA_VERSION,
     TEMPORARY_SUFFIX,
@@ -39,6 +32,8 @@ from ft2.files import (
     write_atomic,
     write_json,
 )
+from ft2.interrupts import Interrupts
+from ft2.record import record_command
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -56,15 +51,6 @@ __all__ = [
     "write_json",
 ]
 
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "diffusers",
-    "peft",
-    "deepspeed",
-    "numpy",
-    "safetensors",
-)
 _locks: dict[Path, int] = {}
 
 
@@ -80,54 +66,6 @@ class Silent:
 
     def update(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Do nothing."""
-
-
-class Interrupts:
-    """Context in which SIGINT and SIGTERM only set ``pending``; the loop stops by `check`.
-
-    A second signal of the same kind ends the process at once. Contexts may be nested. Outside
-    the main thread, where Python allows no handlers, signals are left as they are.
-    """
-
-    def __init__(self) -> None:
-        """Start with nothing pending."""
-        self.pending: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "Interrupts":
-        """Install the handlers."""
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._previous[signum] = signal.signal(signum, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Restore the handlers; pass an unanswered signal on to the previous one."""
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        if self.pending is not None and kind is None and self._previous:
-            handler = self._previous[self.pending]
-            if callable(handler):
-                handler(self.pending, None)
-            else:
-                raise Interrupted(self.pending)
-
-    def _handle(self, signum: int, _frame: FrameType | None) -> None:
-        if self.pending is not None:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-        self.pending = signum
-
-    def check(self, hint: str = "") -> None:
-        """Raise `Interrupted` with the hint when a signal has come; call it at a safe point."""
-        if self.pending is not None:
-            signum, self.pending = self.pending, None
-            raise Interrupted(signum, hint)
 
 
 def _rank() -> int:
@@ -190,7 +128,7 @@ class RunDir:
             _clean(path)
         else:
             write_atomic(path / "config.yaml", dump_yaml(config))
-        _record_command(path / "command.json", list(sys.argv if argv is None else argv))
+        record_command(path / "command.json", list(sys.argv if argv is None else argv))
         return cls(path)
 
     def log(self, step: int, **values: object) -> None:
@@ -349,61 +287,3 @@ def _clean(path: Path) -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-
-
-def _record_command(path: Path, argv: list[str]) -> None:
-    """Write ``command.json``; a resume is added to the first command's record."""
-    now = {
-        "argv": argv,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "directory": str(Path.cwd()),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: v for name in ("ft2", *_PACKAGES) if (v := _version(name))},
-        "git": _git_commit(),
-        "device": _device(),
-        "world_size": int(os.environ.get("WORLD_SIZE", "1") or 1),
-    }
-    if path.exists():
-        record = read_json(path)
-        record.setdefault("resumed", []).append(now)
-    else:
-        record = {"schema": SCHEMA_VERSION, **now}
-    write_json(path, record)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """Return the commit of ft2's own source tree, with ``+`` when it has changes; else None."""
-    command = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run(
-            [*command, "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-        dirty = subprocess.run(
-            [*command, "status", "--porcelain", "-uno"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("+" if dirty else "")
-
-
-def _device() -> str:
-    torch_module = sys.modules.get("torch")
-    if torch_module is not None and torch_module.cuda.is_available():
-        return str(torch_module.cuda.get_device_name(0))
-    return f"cpu ({os.cpu_count()} cores)"
