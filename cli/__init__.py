@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ft2 import __version__
-from ft2.cli import config, critic, demo, generate, generator, info, nsq, puppet, tlpo
+from ft2.cli import config, critic, demo, generate, generator, info, nsq, puppet, tlpo, weights
 
 NOUNS = {
     "critic": critic.app,
@@ -21,6 +21,7 @@ NOUNS = {
     "tlpo": tlpo.app,
     "generator": generator.app,
     "puppet": puppet.app,
+    "weights": weights.app,
     "config": config.app,
 }
 """The groups of commands: ``ft2 NOUN VERB``."""

@@ -1,0 +1,25 @@
+"""What `ft2 weights build` runs: the recipe of the shipped nano weights."""
+
+from pydantic import Field
+
+from ft2.config import Config
+
+
+class WeightsConfig(Config):
+    """Sizes of the puppet data, and changes of the presets, stage by stage."""
+
+    train_clips: int = Field(8400, ge=240)
+    """Puppet clips to train on: faces and sentences of the split ``train``."""
+    dev_clips: int = Field(600, ge=1)
+    """Puppet clips for held-out losses: other faces and sentences."""
+    workers: int = Field(2, ge=1)
+    """Processes that render."""
+    generator_clip: tuple[str, ...] = ()
+    """KEY=VALUE changes of ``nano/generator-clip``."""
+    generator_frame: tuple[str, ...] = ()
+    """KEY=VALUE changes of ``nano/generator-frame``."""
+    thinker: tuple[tuple[str, ...], ...] = (
+        ("towers_steps=1000", "model_steps=0"),
+        ("towers_steps=700", "model_steps=3000"),
+    )
+    """KEY=VALUE settings of the runs of ``ft2 critic pretrain``; each starts from the last."""
