@@ -41,10 +41,6 @@ class PrepareConfig(Config):
     """Ridge strength, relative to the mean variance of the regressors."""
     scale_power: float = Field(0.25, ge=0, le=0.5)
     """Latents are divided by variance to this power; 0.5 whitens them."""
-    correction_steps: int = Field(1500, ge=0)
-    """Steps of the codec's correction network."""
-    correction_rate: float = Field(1e-3, gt=0)
-    """Its learning rate."""
     tower_steps: int = Field(1200, ge=0)
     """Steps of the speech tower on the corpus's phones."""
     vocabulary: int = Field(384, ge=260)
@@ -76,6 +72,8 @@ class TrainConfig(Config):
     """Frame stage: probability of weighting the loss by the lips (1 - eta of the paper)."""
     lip_background: float = Field(0.0, ge=0, le=1)
     """Weight of latents that the lips do not touch, relative to those they touch."""
+    lip_source: Literal["landmarks", "box"] = "landmarks"
+    """Where the lips are: landmarks of the given frame, or the fixed box of an aligned crop."""
     whole_audio_probability: float = Field(0.0, ge=0, le=1)
     """Frame stage: share of batches that still hear the whole clip."""
     ema_decay: float = Field(0.999, ge=0, lt=1)

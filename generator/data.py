@@ -22,7 +22,8 @@ from ft2.wan.encoders import encode_image, log_mel_tokens, wav2vec2_tokens
 from ft2.wan.model import TalkingModel
 from ft2.wan.weights import parts
 
-DECODER_PARTS = ("chunk_ridge", "chunk_basis", "correction.", "image_decode", "chunk_scale")
+DECODER_PARTS = ("residual_ridge", "residual_basis", "image_decode")
+"""Tensors of the codec that encoding does not use."""
 NEEDED = ("frames", "audio")
 
 
@@ -151,10 +152,10 @@ def _batches(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def lip_cells(first_frames: NDArray[np.uint8], rows: int, columns: int) -> Tensor:
+def lip_cells(first_frames: NDArray[np.uint8], rows: int, columns: int, landmarks: bool) -> Tensor:
     """Return latent positions that the lips of the given frame touch, grown by one, [N, h, w].
 
-    Clips whose face is not found get the fixed mouth box of an aligned crop.
+    Without ``landmarks``, and where no face is found, it is the mouth box of an aligned crop.
     """
     height, width = first_frames.shape[1:3]
     fallback = np.zeros((height, width), bool)
@@ -162,7 +163,7 @@ def lip_cells(first_frames: NDArray[np.uint8], rows: int, columns: int) -> Tenso
     known: dict[bytes, NDArray[np.bool_]] = {}
     for frame in first_frames:
         if (key := frame.tobytes()) not in known:
-            points = faces.track(frame[None])[0]
+            points = faces.track(frame[None])[0] if landmarks else np.full((1, 3), np.nan)
             lost = bool(np.isnan(points).any())
             known[key] = fallback if lost else faces.lip_mask(points, height, width)
     masks = np.stack([known[frame.tobytes()] for frame in first_frames])
@@ -171,8 +172,18 @@ def lip_cells(first_frames: NDArray[np.uint8], rows: int, columns: int) -> Tenso
     return torch.nn.functional.max_pool2d(cells, 3, stride=1, padding=1)[:, 0]
 
 
-def encode_clips(model: TalkingModel, clips: Clips, progress: Progress, size: int = 64) -> Encoded:
-    """Encode all clips: latents, image latents, embeddings, audio tokens, lip positions."""
+def encode_clips(
+    model: TalkingModel, clips: Clips, landmarks: bool, progress: Progress, size: int = 64
+) -> Encoded:
+    """Encode all clips: latents, image latents, embeddings, audio tokens, lip positions.
+
+    Args:
+        model: encodes.
+        clips: clips of the model's format.
+        landmarks: find the lips by landmarks, else take the mouth box of aligned crops.
+        progress: is told about every batch.
+        size: clips in a batch.
+    """
     texts = ["", *sorted(set(clips.captions))]
     place = {text: index for index, text in enumerate(texts)}
     made: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "image", "tokens", "lips")}
@@ -190,7 +201,7 @@ def encode_clips(model: TalkingModel, clips: Clips, progress: Progress, size: in
         made["y"].append(y.half())
         made["image"].append(encode_image(model.image, reference, model.architecture.image).half())
         made["tokens"].append(tokens.half())
-        made["lips"].append(lip_cells(clips.frames[part, 0], shape[2], shape[3]))
+        made["lips"].append(lip_cells(clips.frames[part, 0], shape[2], shape[3], landmarks))
         progress.update("encode clips", part.stop, len(clips))
     joined = {name: torch.cat(tensors) for name, tensors in made.items()}
     caption = torch.tensor([place[text] for text in clips.captions])
@@ -216,16 +227,20 @@ def encoding_key(model: TalkingModel, clips: Clips) -> str:
 
 
 def cached_encoding(
-    model: TalkingModel, clips: Clips, paths: Sequence[Path], progress: Progress
+    model: TalkingModel,
+    clips: Clips,
+    paths: Sequence[Path],
+    landmarks: bool,
+    progress: Progress,
 ) -> Encoded:
     """Return the encoded clips from the first of ``paths`` that fits; else make the first."""
-    key = encoding_key(model, clips)
+    key = f"{encoding_key(model, clips)}-{landmarks}"
     for path in paths:
         if path.is_file():
             tensors, metadata = load_tensors(path)
             if metadata.get("key") == key:
                 return Encoded(**tensors)
-    encoded = encode_clips(model, clips, progress)
+    encoded = encode_clips(model, clips, landmarks, progress)
     state = {name: getattr(encoded, name) for name in Encoded.__dataclass_fields__}
     save_tensors(paths[0], state, {"key": key})
     return encoded

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ft2.errors import UsageError
-from ft2.generator.codec_fit import fit_correction, fit_linear, fit_space, mouth_psnr, psnr
+from ft2.generator.codec_fit import fit_codec, mouth_psnr, psnr
 from ft2.generator.config import PrepareConfig
 from ft2.generator.data import Clips
 from ft2.runs import Progress
 from ft2.speech import Phone
-from ft2.wan.codec import PatchCodec
+from ft2.wan.codec import MotionCodec
 from ft2.wan.encoders import SpeechTower, mel_frames
 from ft2.wan.model import TalkingModel
 from ft2.wan.spec import Architecture, WanSpec
@@ -177,21 +177,18 @@ def prepare_model(
     torch.manual_seed(config.encoder_seed)
     model = build_model(spec, architecture, tokenizer)
     codec = model.codec
-    assert isinstance(codec, PatchCodec)
+    assert isinstance(codec, MotionCodec)
     frames = clips.frames[: config.codec_clips]
-    fit_linear(codec, frames, config.ridge, progress)
-    figures = {"codec_linear_mouth_psnr": codec_psnr(codec, frames[:100])[1]}
-    fit_correction(
+    fit_codec(
         codec,
+        model.space,
         frames,
-        steps=config.correction_steps,
-        rate=config.correction_rate,
-        seed=seed,
+        ridge=config.ridge,
+        power=config.scale_power,
         progress=progress,
     )
     whole, mouth = codec_psnr(codec, frames[:100])
-    figures |= {"codec_psnr": whole, "codec_mouth_psnr": mouth}
-    fit_space(model.space, codec, frames, config.scale_power)
+    figures = {"codec_psnr": whole, "codec_mouth_psnr": mouth}
     if isinstance(model.speech, SpeechTower):
         figures["tower_accuracy"] = train_tower(
             model.speech, speech, steps=config.tower_steps, seed=seed, progress=progress
@@ -202,7 +199,7 @@ def prepare_model(
     return model, figures
 
 
-def codec_psnr(codec: PatchCodec, frames: NDArray[np.uint8]) -> tuple[float, float]:
+def codec_psnr(codec: MotionCodec, frames: NDArray[np.uint8]) -> tuple[float, float]:
     """Return PSNR in dB (whole, mouth box) of decoding after encoding, frame 0 left out."""
     decoded = [
         codec.decode(codec.encode(part), part[:, 0]).numpy()

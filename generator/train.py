@@ -225,7 +225,13 @@ def train_generator(
         return dict(run.result)
     model = starting_model(config, clips, speech, run, progress)
     places = [run.path] + ([Path(config.start)] if config.start else [])
-    data = cached_encoding(model, clips, [p / "encoded.safetensors" for p in places], progress)
+    data = cached_encoding(
+        model,
+        clips,
+        [p / "encoded.safetensors" for p in places],
+        config.lip_source == "landmarks",
+        progress,
+    )
     model.dit.train().requires_grad_(True)
     engine = make_engine(config.engine, FlowLoss(model), run.path)
     average = Average(model.dit, config.ema_decay)

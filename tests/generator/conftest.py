@@ -43,7 +43,7 @@ TINY = Architecture(
         patch_size=16,
     ),
     audio=AudioSpec(kind="log_mel", features=40, num_mels=10, tower_dim=8),
-    latent=LatentSpec(codec="pca", residual=True, gaussian_skip=True, fill="repeat"),
+    latent=LatentSpec(codec="motion", residual=True, gaussian_skip=True, fill="repeat"),
 )
 
 
@@ -83,7 +83,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(shards: Path) -> TrainConfig:
     """A clip-level stage that starts from nothing and takes seconds."""
-    prepare = PrepareConfig(codec_clips=12, correction_steps=2, tower_steps=2, vocabulary=280)
+    prepare = PrepareConfig(codec_clips=12, tower_steps=2, vocabulary=280)
     return TrainConfig(
         stage="clip",
         data=str(shards),

@@ -81,6 +81,8 @@ def test_new_model_starts_with_a_silent_audio_branch() -> None:
     assert torch.equal(model(**given), model(**given, audio_scale=scale))
     names = [n for n, _ in model.named_parameters() if "processor" in n or "proj_model" in n]
     assert len(names) == 2 * 2 + 3
+    assert model.config.num_layers == 2
+    assert model.config.audio_dim == 14
 
 
 @pytest.mark.parametrize("windows", [1, 3])

@@ -64,6 +64,9 @@ class TalkingTransformer(WanTransformer3DModel):
             rope_max_seq_len=rope_max_seq_len,
             pos_embed_seq_len=pos_embed_seq_len,
         )
+        self.register_to_config(
+            num_layers=num_layers, audio_features=audio_features, audio_dim=audio_dim
+        )
         dim = num_attention_heads * attention_head_dim
         self.blocks = nn.ModuleList(
             TalkingBlock(

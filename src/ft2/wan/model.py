@@ -176,17 +176,21 @@ class TalkingModel:
         return torch.cat((mask, latents), 1)
 
     def _held(self, reference: Tensor) -> Tensor | float:
-        """Return raw latents of the reference held still, or 0 if latents are absolute."""
+        """Return raw latents of the reference held still, or 0 if latents are absolute.
+
+        Only frame 0 of a residual codec is absolute; what follows is motion, 0 when still.
+        """
         if not self.architecture.latent.residual:
             return 0.0
-        held = self.codec.encode(reference[:, None].expand(-1, 5, -1, -1, -1))
-        frames = self.clip.num_latent_frames
-        return torch.cat((held[:, :, :1], held[:, :, 1:].expand(-1, -1, frames - 1, -1, -1)), 2)
+        held = self.codec.encode(reference[:, None])
+        rest = torch.zeros_like(held).expand(-1, -1, self.clip.num_latent_frames - 1, -1, -1)
+        return torch.cat((held, rest), 2)
 
     def encode_video(self, frames: Tensor | NDArray[np.uint8], cond: Conditioning) -> Tensor:
         """Encode clips uint8 [B, F, H, W, 3] to the transformer's latents x [B, C, f, h, w]."""
         video = torch.as_tensor(frames)
-        raw = self.codec.encode(video).to(self.device) - self._held(cond.reference)
+        raw = self.codec.encode(video, cond.reference).to(self.device)
+        raw = raw - self._held(cond.reference)
         x: Tensor = (raw - self.space.shift) / self.space.scale
         return x
 

@@ -109,8 +109,8 @@ POSITION_PERIODS = 6
 class LatentSpec(Config):
     """Codec and the space in which the transformer sees its latents."""
 
-    codec: Literal["wan_vae", "pca"] = "wan_vae"
-    """``wan_vae``: diffusers' AutoencoderKLWan; ``pca``: the closed-form nano codec."""
+    codec: Literal["wan_vae", "motion"] = "wan_vae"
+    """``wan_vae``: diffusers' AutoencoderKLWan; ``motion``: the closed-form nano codec."""
     channels: int = 16
     """Latent channels."""
     residual: bool = False

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ft2.errors import UsageError
 from ft2.runs import hash_file, load_tensors, read_json, save_tensors, write_atomic, write_json
-from ft2.wan.codec import PatchCodec
+from ft2.wan.codec import MotionCodec
 from ft2.wan.dit import FP32_PARTS, TalkingTransformer, build_dit
 from ft2.wan.encoders import SpeechTower, image_encoder, text_encoder
 from ft2.wan.model import LatentSpace, TalkingModel
@@ -63,7 +63,7 @@ def meta_dit(spec: WanSpec) -> TalkingTransformer:
 def build_model(spec: WanSpec, architecture: Architecture, tokenizer: object) -> TalkingModel:
     """Return a model of ft2's own kind with fresh weights (codec zero, encoders random)."""
     clip, audio = architecture.clip, architecture.audio
-    if architecture.latent.codec != "pca" or audio.kind != "log_mel":
+    if architecture.latent.codec != "motion" or audio.kind != "log_mel":
         raise UsageError(
             f"cannot build '{architecture.name}' from nothing: codec"
             f" {architecture.latent.codec} and audio {audio.kind} need published weights",
@@ -75,7 +75,7 @@ def build_model(spec: WanSpec, architecture: Architecture, tokenizer: object) ->
         spec,
         architecture,
         build_dit(architecture),
-        PatchCodec(rows, columns),
+        MotionCodec(rows, columns),
         LatentSpace(shape),
         text_encoder(architecture.text),
         tokenizer,
