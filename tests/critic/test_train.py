@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from ft2.critic import train
+from ft2.critic.adapter import add_lora
+from ft2.critic.config import LoraSpec
 from ft2.critic.data import read_ratings
 from ft2.critic.evaluate import ROWS, evaluate, table_lines
 from ft2.critic.score import CriticScorer
 from ft2.critic.tokens import CachedTokens, Critic, Rows, encode_ratings, lazy_ratings
 from ft2.errors import UsageError
+from ft2.qwen import packed
 from ft2.qwen.thinker import load_thinker
 from ft2.runs import Silent, hash_file
 
@@ -91,6 +94,34 @@ def test_thresholds_split_answers_in_the_middle():
     labels[:, 2] = -1
     found = train.fit_thresholds(odds, labels)
     assert found == {"motion": 24.5, "lip": 24.5, "quality": 0.0}
+
+
+def test_threshold_stays_near_zero_when_the_gain_is_noise():
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 2, (200, 3)))
+    odds = torch.from_numpy(rng.standard_normal((200, 3))) + 4.0 * labels - 2.1
+    assert all(abs(cut) < 0.3 for cut in train.fit_thresholds(odds, labels).values())
+    shifted = train.fit_thresholds(odds - 5, labels)
+    assert all(-6 < cut < -3 for cut in shifted.values())
+
+
+def test_loss_is_smoothed_cross_entropy_over_rated_answers(spec):
+    thinker, processor = load_thinker(spec)
+    layout = packed.make_layout(thinker, processor, spec, ["a?", "b?", "c?"])
+    model = add_lora(thinker, LoraSpec(rank=2, alpha=2))
+    hidden = spec.text.hidden_size
+    rng = torch.Generator().manual_seed(0)
+    video = torch.randn(2, spec.num_video_tokens, hidden, generator=rng)
+    audio = torch.randn(2, spec.num_audio_tokens, hidden, generator=rng)
+    labels = torch.tensor([[1, 0, -1], [-1, 1, 0]])
+    got = train.AnswerLoss(model, layout, 0.1)(video, audio, labels)
+    logits = packed.answer_logits(thinker, layout, video, audio).double()
+    want = []
+    for i, j in ((0, 0), (0, 1), (1, 1), (1, 2)):
+        p = torch.softmax(logits[i, j], -1)[[layout.no_id, layout.yes_id]].log()
+        answer = int(labels[i, j])
+        want.append(-(0.9 * p[answer] + 0.1 * p[1 - answer]))
+    assert torch.allclose(got.double(), torch.stack(want).mean(), atol=1e-5)
 
 
 def test_swapped_voices_are_answered_no(config):
