@@ -52,7 +52,7 @@ ARCHITECTURE = Architecture(
     image=ImageSpec(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
                     num_attention_heads=2, image_size=32, patch_size=16),
     audio=AudioSpec(kind="log_mel", features=28, num_mels=8, tower_dim=0),
-    latent=LatentSpec(codec="pca", gaussian_skip=True),
+    latent=LatentSpec(codec="motion", gaussian_skip=True),
 )  # fmt: skip
 
 
