@@ -131,7 +131,7 @@ def save_model(
     Args:
         model: the model; experts must not be installed.
         directory: is created; files in it are replaced one by one.
-        provenance: how the weights were made.
+        provenance: how the weights were made; entries of the file that it does not name stay.
         half: store in float16.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,9 @@ def save_model(
         write_atomic(directory / "tokenizer.json", backend.to_str())
         hashes["tokenizer.json"] = hash_file(directory / "tokenizer.json")
     write_json(directory / "architecture.json", model.architecture.model_dump(mode="json"))
-    write_json(directory / "provenance.json", {**provenance, "sha256": hashes})
+    record = directory / "provenance.json"
+    known = read_json(record) if record.is_file() else {}
+    write_json(record, {**known, **provenance, "sha256": hashes})
 
 
 def load_parts(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
