@@ -146,6 +146,7 @@ def run_loop(
     step = _restore(run, engine, rule)
     run.rewind(step)
     loop, start_file = config.loop, run.path / "held_out_start.json"
+    found: dict[str, object] | None = None
     with Interrupts() as interrupts:
         if step == 0:
             write_json(start_file, held_out(device))
@@ -155,8 +156,8 @@ def run_loop(
             step += 1
             rule.update(metrics["gradient_factor"])
             values: dict[str, object] = dict(metrics)
-            if step % loop.eval_every == 0:
-                values |= {f"held_out_{k}": v for k, v in held_out(device).items()}
+            found = held_out(device) if step % loop.eval_every == 0 else None
+            values |= {f"held_out_{k}": v for k, v in (found or {}).items()}
             run.log(step, **values, seconds=round(time.monotonic() - clock, 3))
             progress.update(stage, step, loop.num_steps, _note(metrics))
             signal = _any_rank(interrupts.pending is not None, engine, device)
@@ -171,7 +172,7 @@ def run_loop(
         "steps": step,
         "stopped": f"gradient factor below {rule.limit}" if rule.stopped else "last step",
         "held_out_start": read_json(start_file),
-        "held_out": held_out(device),
+        "held_out": found or held_out(device),
     }
 
 
