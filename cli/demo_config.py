@@ -20,6 +20,14 @@ class WorldConfig(Config):
     """Rated clips for the critic's thresholds."""
     test_ratings: int = Field(300, ge=2)
     """Rated clips to measure the critic on: other faces, voices and sentences."""
+    own_train_conditions: int = Field(60, ge=2)
+    """Conditions whose clips, made by the base generator, are rated for the critic's training."""
+    own_dev_conditions: int = Field(16, ge=2)
+    """The same for the critic's thresholds."""
+    own_test_conditions: int = Field(16, ge=2)
+    """The same to measure the critic on generated clips; these are no part of the ratings."""
+    own_seeds: int = Field(4, ge=1)
+    """Clips of each of those conditions."""
     train_conditions: int = Field(120, ge=2)
     """Portraits with speech that the generator makes candidates for."""
     test_conditions: int = Field(48, ge=2)

@@ -34,7 +34,7 @@ def stage_configs(settings: DemoConfig, output: Path) -> StageConfigs:
     family, seed = settings.family, settings.seed
     world = output / "world"
     changes: dict[str, list[str]] = {
-        "critic": [f"ratings={world / 'ratings.jsonl'}", f"seed={seed}"],
+        "critic": [f"ratings={output / 'ratings' / 'ratings.jsonl'}", f"seed={seed}"],
         "nsq": [
             f"conditions={world / 'conditions.jsonl'}",
             f"critic={output / 'critic'}",

@@ -34,6 +34,7 @@ CRITIC_ROWS = {
     "critic": "trained critic",
     "audio_removed": "trained, sound removed",
     "audio_swapped": "trained, another clip's sound",
+    "generated": "trained, on generated clips",
 }
 JUDGES = {
     "motion": "Minus the departure from natural head motion: too rough, too still, repeated. "
@@ -130,6 +131,7 @@ def _stages(results: Results) -> list[Stage]:
 
 def _trained(demo: "Demo", results: Results) -> list[Trained]:
     critic, tlpo = results["critic"]["result"]["train"], results["tlpo"]["result"]
+    own = results["ratings"]["result"]["own-train.jsonl"]
     dit = sum(p.numel() for p in demo.model.dit.parameters())
     rows = [
         Trained(
@@ -141,8 +143,8 @@ def _trained(demo: "Demo", results: Results) -> list[Trained]:
         ),
         Trained(
             "Critic",
-            f"{critic['ratings']['train']} rated clips; LoRA on a base that had only seen "
-            "generic questions",
+            f"{critic['ratings']['train']} rated clips, {own} of them generated; LoRA on a base "
+            "that had only seen generic questions",
             f"{_count(critic['trainable_parameters'])} parameters, {critic['steps']} steps",
             critic["seconds"]["total"],
         ),
@@ -242,7 +244,7 @@ def _scores_note(demo: "Demo", conditions: Sequence[Condition]) -> str:
 
 def _files(output: Path) -> list[FileEntry]:
     entries = {
-        "world/ratings.jsonl": "rated clips: what the critic learned from and is measured on",
+        "ratings/ratings.jsonl": "rated clips: what the critic learned from and is measured on",
         "world/conditions.jsonl": "portraits and speech that candidates were made for",
         "critic/adapter": "the trained critic (PEFT)",
         "nsq/README.md": "card of the preference data",
@@ -273,7 +275,8 @@ def _commands(demo: "Demo") -> list[Command]:
         Command("Train the critic", lines["critic"]),
         Command(
             "Measure it",
-            f"ft2 critic eval {world / 'ratings.jsonl'} --adapter {output / 'critic/adapter'}",
+            f"ft2 critic eval {output / 'ratings/ratings.jsonl'} "
+            f"--adapter {output / 'critic/adapter'}",
         ),
         Command("Generate candidates, judge and pair them", lines["nsq"]),
         *(Command(f"Train the {d} expert", lines[f"expert-{d}"]) for d in DIMENSIONS),
@@ -293,7 +296,9 @@ def _notes(demo: "Demo") -> list[str]:
         "say that the method works at this scale; they say nothing about the size of gains on a "
         "full-size model.",
         "The ratings are not people's: defects of known kind and strength were put into rendered "
-        "clips, and a clip is rated No on the dimension that was spoiled.",
+        "clips, and a clip is rated No on the dimension that was spoiled. Generated clips were "
+        "rated by the ground-truth judges: Yes above the median of such clips, No below, the "
+        "middle fifth not at all.",
         "The faces are photographs moved by a renderer, at 64 pixels. The models know such faces "
         "only.",
         "One run, one seed: intervals cover the choice of clips and utterances, not the luck of "

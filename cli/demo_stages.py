@@ -78,14 +78,36 @@ def check_inputs(settings: DemoConfig, configs: StageConfigs) -> None:
 
 def world(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
     """Make rated clips for the critic, and conditions for pairs and evaluation."""
-    from ft2.cli.demo_world import WORLD_FILES, make_world
+    from ft2.cli.demo_world import CONDITIONS, OWN_FILES, RATINGS, make_world
 
     del results
     settings, clip = demo.settings, demo.configs.nsq.clip
     counts = make_world(settings.world, settings.seed, clip, demo.output / "world", demo.progress)
-    rated, train, test = (counts[name] for name in WORLD_FILES)
-    found = f"{rated} rated clips; {train} conditions to train on, {test} to measure on"
+    own = sum(counts[name] for name in OWN_FILES.values())
+    found = (
+        f"{counts[RATINGS]} rated clips; conditions: {counts[CONDITIONS]} to train on, "
+        f"{counts[f'test-{CONDITIONS}']} to measure on, {own} to rate"
+    )
     return found, counts
+
+
+def ratings(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
+    """Let the base make clips and rate them, so that the critic knows such clips."""
+    from ft2.cli.demo_ratings import rate_own_clips
+    from ft2.generator.sample import Sampler
+
+    del results
+    output = demo.output
+    counts = rate_own_clips(
+        Sampler(demo.model, demo.configs.generate, None, "base"),
+        output / "world",
+        output / "ratings",
+        range(demo.settings.world.own_seeds),
+        demo.configs.nsq.clip,
+        demo.progress,
+    )
+    own = sum(count for name, count in counts.items() if name.startswith("own-"))
+    return f"{own} of the base's own clips rated", dict(counts)
 
 
 def critic(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
@@ -96,17 +118,23 @@ def critic(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
     del results
     config, output = demo.configs.critic, demo.output / "critic"
     trained = train_critic(config, output, True, demo.progress)
-    table = measure(Path(config.ratings), output / "adapter", progress=demo.progress)
-    accuracy: dict[str, Any] = {
-        row: {d: {**cells[d]["accuracy"], "n": cells[d]["n"]} if d in cells else None
-              for d in DIMENSIONS}
-        for row, cells in table["rows"].items()
-    }  # fmt: skip
+    adapter, own = output / "adapter", demo.output / "ratings" / "own-test.jsonl"
+    table = measure(Path(config.ratings), adapter, progress=demo.progress)
+    generated = measure(own, adapter, progress=demo.progress)
+    accuracy = {row: _accuracy(cells) for row, cells in table["rows"].items()}
+    accuracy["generated"] = _accuracy(generated["rows"]["critic"])
     found = ", ".join(
         f"{d} {accuracy['untrained'][d]['value']:.2f} to {accuracy['critic'][d]['value']:.2f}"
         for d in DIMENSIONS
     )
     return f"accuracy {found}", {"accuracy": accuracy, "table": table, "train": trained}
+
+
+def _accuracy(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one row's accuracy by dimension; None where nothing was rated."""
+    return {
+        d: {**cells[d]["accuracy"], "n": cells[d]["n"]} if d in cells else None for d in DIMENSIONS
+    }
 
 
 def nsq(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
@@ -251,6 +279,7 @@ def report(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
 
 STAGES: tuple[tuple[str, Stage], ...] = (
     ("world", world),
+    ("ratings", ratings),
     ("critic", critic),
     ("nsq", nsq),
     ("tlpo", tlpo),

@@ -9,6 +9,7 @@ _CRITIC_ROWS = {
     "majority": "  majority answer",
     "untrained": "  untrained",
     "critic": "  trained",
+    "generated": "  trained, on generated clips",
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,14 @@ from ft2.runs import Progress, atomic_dir, write_atomic
 
 JOB_CLIPS = 60
 _POLL_SECONDS = 0.5
-TEST_CONDITIONS_PER_FACE = 4
+CONDITIONS_PER_FACE = 4
+"""Conditions in a row that share a face, where the judges must learn the face."""
+OWN_SEED = 1000
+"""Added to the seed for the conditions of rated clips of the generator's own."""
 CONDITIONS = "conditions.jsonl"
 RATINGS = "ratings.jsonl"
-WORLD_FILES = (RATINGS, CONDITIONS, f"test-{CONDITIONS}")
+OWN_FILES = {split: f"own-{split}-{CONDITIONS}" for split in ("train", "dev", "test")}
+WORLD_FILES = (RATINGS, CONDITIONS, f"test-{CONDITIONS}", *OWN_FILES.values())
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,17 @@ def jobs_of(sizes: WorldConfig, seed: int, clip: ClipFormat, output: Path) -> li
             count = min(JOB_CLIPS, total - start)
             folder = str(output / f"ratings-{split}-{index:02d}")
             jobs.append(Job("ratings", folder, split, count, 100 * seed + index, 1, clip))
+    own = {
+        "train": sizes.own_train_conditions,
+        "dev": sizes.own_dev_conditions,
+        "test": sizes.own_test_conditions,
+    }
+    for split, total in own.items():
+        folder = str(output / f"own-{split}")
+        shared = (total, OWN_SEED + seed, CONDITIONS_PER_FACE, clip)
+        jobs.append(Job("conditions", folder, split, *shared))
     for split, total in (("train", sizes.train_conditions), ("test", sizes.test_conditions)):
-        per_face = TEST_CONDITIONS_PER_FACE if split == "test" else 1
+        per_face = CONDITIONS_PER_FACE if split == "test" else 1
         folder = str(output / f"conditions-{split}")
         jobs.append(Job("conditions", folder, split, total, seed, per_face, clip))
     return jobs
@@ -68,12 +82,14 @@ def make_world(
                     memory.append(finished.next(timeout=_POLL_SECONDS))
                     done += 1
                 progress.update("puppet world", done, len(jobs))
-    merged = {
-        RATINGS: [job for job in jobs if job.kind == "ratings"],
-        CONDITIONS: [job for job in jobs if job.kind == "conditions" and job.split == "train"],
-        f"test-{CONDITIONS}": [j for j in jobs if j.kind == "conditions" and j.split == "test"],
-    }
-    counts = {name: _merge(output / name, parts) for name, parts in merged.items()}
+    rated = [job for job in jobs if job.kind == "ratings"]
+    counts: dict[str, Any] = {RATINGS: merge_lines(output / RATINGS, RATINGS, rated)}
+    folders = {"conditions-train": CONDITIONS, "conditions-test": f"test-{CONDITIONS}"}
+    folders |= {f"own-{split}": name for split, name in OWN_FILES.items()}
+    for job in jobs:
+        if job.kind == "conditions":
+            name = folders[Path(job.folder).name]
+            counts[name] = merge_lines(output / name, CONDITIONS, [job])
     return {**counts, "workers_mb": round(sizes.workers * max(memory), 1)}
 
 
@@ -100,12 +116,14 @@ def _run(job: Job) -> float:
     return peak_mb()
 
 
-def _merge(path: Path, jobs: list[Job]) -> int:
-    """Join the jobs' line files into one whose paths are relative to it; return its lines."""
+def merge_lines(path: Path, name: str, jobs: Sequence[Job]) -> int:
+    """Join the jobs' files called `name` into one; return its lines.
+
+    Paths in it are relative to the new file.
+    """
     lines = []
     for job in jobs:
         folder = Path(job.folder)
-        name = RATINGS if job.kind == "ratings" else CONDITIONS
         for line in (folder / name).read_text("utf-8").splitlines():
             row = json.loads(line)
             paths = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ft2.nsq.candidates import Row, check_splits, make_candidates
 from ft2.nsq.card import render_card
@@ -25,6 +26,7 @@ from ft2.pairs import (
 from ft2.runs import Progress, RunDir, hash_file, write_atomic, write_json
 
 Table = Literal["clips", "pairs"]
+Limits = tuple[float, float, float]
 
 
 def build(
@@ -51,7 +53,6 @@ def build(
     if run.result is not None:
         return run.result
     seeds = range(config.seed, config.seed + config.num_candidates)
-    limits = config.pairing.thresholds.as_tuple()
     rows, dropped = make_candidates(
         conditions,
         seeds,
@@ -59,7 +60,7 @@ def build(
         generator,
         scorer,
         config.clip,
-        limits,
+        config.pairing.thresholds.as_tuple(),
         config.chunk_conditions,
         progress,
     )
@@ -71,7 +72,8 @@ def build(
     pair_ids: list[str] = []
     for done, split in enumerate(splits, start=1):
         clips = [r for r in rows if by_id[str(r["condition_id"])].split == split]
-        pairs = _mine(clips, config)
+        limits = _limits(clips, config)
+        pairs = _mine(clips, config, limits)
         entries["clips", split] = write_clips(config, output, split, clips, by_id, generator.name)
         ids = [pair_id(str(clips[a]["clip_id"]), str(clips[b]["clip_id"])) for a, b in
                zip(pairs.a, pairs.b, strict=True)]  # fmt: skip
@@ -85,13 +87,25 @@ def build(
     return summary
 
 
-def _mine(clips: Sequence[Row], config: NsqConfig) -> Pairs:
-    scores = np.array([[r[f"score_{d}"] for d in DIMENSIONS] for r in clips], np.float64)
+def _scores(clips: Sequence[Row]) -> NDArray[np.float64]:
+    rows = [[r[f"score_{d}"] for d in DIMENSIONS] for r in clips]
+    return np.array(rows, np.float64).reshape(len(clips), len(DIMENSIONS))
+
+
+def _limits(clips: Sequence[Row], config: NsqConfig) -> Limits:
+    """Return the score from which an answer is Yes, per dimension."""
+    if config.pairing.yes_from == "threshold" or not clips:
+        return config.pairing.thresholds.as_tuple()
+    motion, lip, quality = np.median(_scores(clips), axis=0).tolist()
+    return (motion, lip, quality)
+
+
+def _mine(clips: Sequence[Row], config: NsqConfig, limits: Limits) -> Pairs:
     return mine_pairs(
         [str(r["condition_id"]) for r in clips],
         [str(r["clip_id"]) for r in clips],
-        scores.reshape(len(clips), 3),
-        thresholds=config.pairing.thresholds.as_tuple(),
+        _scores(clips),
+        thresholds=limits,
         min_margin=config.pairing.min_margin,
         max_per_condition=config.pairing.max_per_condition,
         prefer_margin=config.pairing.prefer == "margin",
@@ -113,6 +127,7 @@ def _split_stats(
         "clips": len(clips),
         "pairs": len(pairs),
     }
+    stats["yes_from"] = dict(zip(DIMENSIONS, thresholds, strict=True))
     stats |= {store: int(pairs.stores[:, i].sum()) for i, store in enumerate(STORES)}
     for index, d in enumerate(DIMENSIONS):
         inside = pairs.labels[pairs.stores[:, index], index]

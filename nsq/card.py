@@ -52,8 +52,10 @@ def _front_matter(config: NsqConfig, manifest: Mapping[str, Any]) -> dict[str, A
 
 def _body(config: NsqConfig, manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
     pairing = config.pairing
-    limits = ", ".join(
-        f"{d} {t:g}" for d, t in zip(DIMENSIONS, pairing.thresholds.as_tuple(), strict=True)
+    how = "the median score of a split's clips" if pairing.yes_from == "median" else "P(yes)"
+    limits = "; ".join(
+        f"{row['split']}: " + ", ".join(f"{d} {row['yes_from'][d]:.3g}" for d in DIMENSIONS)
+        for row in stats["splits"]
     )
     return f"""# {config.card.pretty_name}
 
@@ -64,7 +66,7 @@ synchronisation, visual quality. A dataset in the form of FantasyTalking2's Talk
 
 Machine labels, no people: for each condition (portrait, speech, prompt) the generator
 `{manifest["generator"]}` made {config.num_candidates} clips; the critic `{manifest["critic"]}`
-answered Yes or No per dimension (Yes from P(yes) {limits}). On each dimension Yes beats No; equal
+answered Yes or No per dimension (Yes from {how}, {limits}). On each dimension Yes beats No; equal
 answers make no pair. At most {pairing.max_per_condition} pairs of a condition in one store
 ({pairing.prefer}), least margin {pairing.min_margin:g}.
 

@@ -27,6 +27,9 @@ class PairingConfig(Config):
 
     thresholds: Thresholds = Thresholds()
     """Where Yes begins; tune on a held-out split of ratings."""
+    yes_from: Literal["threshold", "median"] = "threshold"
+    """``threshold``: Yes begins at `thresholds`; ``median``: at the median score of a split's
+    clips, for a critic that finds nearly all clips good, or bad, but still ranks them."""
     min_margin: float = Field(0.0, ge=0, lt=1)
     """Least difference in P(yes) between chosen and rejected."""
     max_per_condition: int = Field(4, ge=1)

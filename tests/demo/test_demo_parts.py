@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from ft2.cli import demo_evaluate as evaluation
 from ft2.cli.demo_config import DemoConfig, WorldConfig
 from ft2.cli.demo_table import table_text
-from ft2.cli.demo_world import _merge, jobs_of
+from ft2.cli.demo_world import jobs_of, merge_lines
 from ft2.config import ClipFormat, load_config
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS
@@ -39,7 +39,7 @@ def test_merged_lines_point_at_their_files(tmp_path: Path) -> None:
         (folder / "a.png").touch()
         line = json.dumps({"portrait": "a.png", "audio": "a.png", "condition_id": job.split})
         (folder / "conditions.jsonl").write_text(line + "\n")
-    assert _merge(tmp_path / "all.jsonl", jobs) == 2
+    assert merge_lines(tmp_path / "all.jsonl", "conditions.jsonl", jobs) == 5
     for line in (tmp_path / "all.jsonl").read_text().splitlines():
         assert (tmp_path / json.loads(line)["portrait"]).is_file()
 

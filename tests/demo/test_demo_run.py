@@ -21,10 +21,14 @@ TINY = [
     "world.train_ratings=60",
     "world.dev_ratings=24",
     "world.test_ratings=24",
+    "world.own_train_conditions=6",
+    "world.own_dev_conditions=4",
+    "world.own_test_conditions=4",
     "world.train_conditions=8",
     "world.test_conditions=4",
     "samples=2",
-    "overrides={critic: [steps=40], generate: [steps=4], nsq: [num_candidates=8],"
+    "overrides={critic: [steps=40], generate: [steps=4],"
+    " nsq: [num_candidates=8, pairing.yes_from=median],"
     f" expert-motion: {EXPERT}, expert-lip: {EXPERT}, expert-quality: {EXPERT},"
     f" fusion: {FUSION}}}",
 ]
@@ -103,7 +107,7 @@ def test_killed_and_interrupted_run_resumes_to_the_same_figures(
     """Ctrl-C in the world, SIGTERM in the critic, SIGKILL in the experts, then to the end."""
     out = tmp_path / "killed"
     for marker, signum, code in (
-        ("1/6 world", signal.SIGINT, 130),
+        ("1/7 world", signal.SIGINT, 130),
         ("train critic", signal.SIGTERM, 143),
         ("expert lip", signal.SIGKILL, -9),
     ):

@@ -52,6 +52,29 @@ def test_build_writes_pairs_that_follow_the_scores(config: NsqConfig, tmp_path: 
         assert pair.rejected.scores.answers() == (False, False, False)
 
 
+def test_median_answers_split_a_critic_that_finds_all_clips_bad(
+    config: NsqConfig, tmp_path: Path
+) -> None:
+    class Harsh(ColourScorer):
+        def score(self, paths: Sequence[Path]) -> list[Scores]:
+            return [Scores(*(0.2 * v for v in s.values())) for s in super().score(paths)]
+
+    out = tmp_path / "out"
+    fixed = build(config, out, HashGenerator(), Harsh(), progress=Silent())
+    assert fixed["pairs"] == {"motion": 0, "lip": 0, "quality": 0, "all": 0}
+    assert read_pairs(out, "lip") == []
+    pairing = config.pairing.model_copy(update={"yes_from": "median"})
+    relative = config.model_copy(update={"pairing": pairing})
+    summary = build(relative, tmp_path / "b", HashGenerator(), Harsh(), progress=Silent())
+    train = summary["splits"][0]
+    for index, d in enumerate(DIMENSIONS):
+        scores = sorted(c.scores.values()[index] for c in read_clips(tmp_path / "b").values())
+        assert train["yes_from"][d] == pytest.approx((scores[8] + scores[9]) / 2, abs=1e-6)
+        assert train[f"yes_{d}"] == 0.5
+        for pair in read_pairs(tmp_path / "b", d):
+            assert pair.chosen.scores.get(d) >= train["yes_from"][d] > pair.rejected.scores.get(d)
+
+
 def test_media_in_the_shards_are_the_generated_files(config: NsqConfig, tmp_path: Path) -> None:
     out = tmp_path / "out"
     build(config, out, HashGenerator(), ColourScorer(), progress=Silent())
