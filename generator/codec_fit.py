@@ -166,7 +166,7 @@ def _fit_space(
 
 def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     """Return the peak signal-to-noise ratio in dB of two uint8 arrays of one shape."""
-    error = np.mean(np.square(one.astype(np.float64) - other.astype(np.float64)))
+    error = float(np.mean(np.square(one.astype(np.float64) - other.astype(np.float64))))
     return float(10 * np.log10(255.0**2 / max(error, 1e-10)))
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from ft2 import faces
 from ft2.errors import UsageError
 from ft2.runs import Progress, hash_file, load_tensors, save_tensors
-from ft2.wan.audio import cut_windows, whole_clip
+from ft2.wan.audio import heard_audio
 from ft2.wan.condition import Conditioning
 from ft2.wan.encoders import encode_image, log_mel_tokens, wav2vec2_tokens
 from ft2.wan.model import TalkingModel
+from ft2.wan.spec import Architecture
 from ft2.wan.weights import parts
 
 DECODER_PARTS = ("residual_ridge", "residual_basis", "image_decode")
@@ -127,16 +128,16 @@ class Encoded:
         return len(self.x)
 
     def conditioning(
-        self, index: Tensor, num_frames: int, whole_audio: bool, reference: Tensor | None = None
+        self, index: Tensor, architecture: Architecture, whole_audio: bool
     ) -> Conditioning:
-        """Return the conditions of the clips at ``index`` [B] in float32.
-
-        ``reference`` (uint8 [B, H, W, 3]) is needed only to decode.
-        """
-        tokens = self.tokens[index].float()
-        audio, mask = whole_clip(tokens) if whole_audio else cut_windows(tokens, num_frames)
-        if reference is None:
-            reference = torch.zeros(len(index), 1, 1, 3, dtype=torch.uint8)
+        """Return the conditions of the clips at ``index`` [B] in float32, for training."""
+        audio, mask = heard_audio(
+            self.tokens[index].float(),
+            architecture.clip.num_frames,
+            whole=whole_audio,
+            place=architecture.audio.place,
+        )
+        reference = torch.zeros(len(index), 1, 1, 3, dtype=torch.uint8)
         return Conditioning(
             self.y[index].float(),
             self.texts[self.caption[index]].float(),
@@ -153,9 +154,10 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 def lip_cells(first_frames: NDArray[np.uint8], rows: int, columns: int, landmarks: bool) -> Tensor:
-    """Return latent positions that the lips of the given frame touch, grown by one, [N, h, w].
+    """Return latent positions that the lips of the given frame touch, [N, h, w] in {0, 1}.
 
-    Without ``landmarks``, and where no face is found, it is the mouth box of an aligned crop.
+    Positions of landmarks are grown by one, since lips move. Without ``landmarks``, and where no
+    face is found, it is the mouth box of an aligned crop.
     """
     height, width = first_frames.shape[1:3]
     fallback = np.zeros((height, width), bool)
@@ -169,7 +171,9 @@ def lip_cells(first_frames: NDArray[np.uint8], rows: int, columns: int, landmark
     masks = np.stack([known[frame.tobytes()] for frame in first_frames])
     pixels = torch.from_numpy(masks).float()[:, None]
     cells = torch.nn.functional.adaptive_max_pool2d(pixels, (rows, columns))
-    return torch.nn.functional.max_pool2d(cells, 3, stride=1, padding=1)[:, 0]
+    if landmarks:
+        cells = torch.nn.functional.max_pool2d(cells, 3, stride=1, padding=1)
+    return cells[:, 0]
 
 
 def encode_clips(

@@ -21,7 +21,7 @@ from ft2.generator.prepare import Speech, prepare_model
 from ft2.runs import Interrupts, Progress, RunDir, Silent, load_tensors, save_tensors
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
-from ft2.wan.spec import WanSpec
+from ft2.wan.spec import Architecture, WanSpec
 from ft2.wan.weights import load_talking_model, read_architecture, save_model
 
 HINT = "go on with the same command and --resume"
@@ -77,7 +77,7 @@ class Batch:
         return self.x, self.noise, self.sigma, self.cond, self.audio_scale, self.weight
 
 
-def draw_batch(config: TrainConfig, data: Encoded, num_frames: int, seed: int) -> Batch:
+def draw_batch(config: TrainConfig, data: Encoded, architecture: Architecture, seed: int) -> Batch:
     """Draw a micro-batch: clips, noise, noise levels, dropped conditions, loss weights."""
     generator = torch.Generator().manual_seed(seed)
     size = config.engine.micro_batch_size
@@ -95,7 +95,7 @@ def draw_batch(config: TrainConfig, data: Encoded, num_frames: int, seed: int) -
     drop = torch.rand(size, 3, generator=generator)
     coin = torch.rand(2, generator=generator).tolist()
     whole = config.stage == "clip" or coin[0] < config.whole_audio_probability
-    cond = data.conditioning(index, num_frames, whole)
+    cond = data.conditioning(index, architecture, whole)
     dropped = (drop[:, 0] < config.dropout.text)[:, None, None]
     cond.text.copy_(torch.where(dropped, data.texts[:1].float(), cond.text))
     cond.image[drop[:, 1] < config.dropout.image] = 0
@@ -236,7 +236,7 @@ def train_generator(
     engine = make_engine(config.engine, FlowLoss(model), run.path)
     average = Average(model.dit, config.ema_decay)
     start = _restore(run, engine, average)
-    _loop(config, run, engine, average, data, model.clip.num_frames, start, progress)
+    _loop(config, run, engine, average, data, model.architecture, start, progress)
     average.copy_to(model.dit)
     model.dit.eval().requires_grad_(False)
     result: dict[str, object] = {
@@ -255,7 +255,7 @@ def _loop(
     engine: Engine,
     average: Average,
     data: Encoded,
-    num_frames: int,
+    architecture: Architecture,
     start: int,
     progress: Progress,
 ) -> None:
@@ -266,7 +266,7 @@ def _loop(
             began, losses = time.monotonic(), []
             for micro in range(config.engine.accumulation_steps):
                 seed = _seed(config.seed, config.stage, step, micro, engine.rank)
-                batch = draw_batch(config, data, num_frames, seed)
+                batch = draw_batch(config, data, architecture, seed)
                 loss = engine(*batch.arguments())
                 engine.backward(loss)
                 losses.append(loss.item())

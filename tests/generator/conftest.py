@@ -6,45 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from generator_toys import TINY, speech
 from safetensors.numpy import save_file
 
-from ft2.config import ClipFormat
 from ft2.generator.config import PrepareConfig, TrainConfig
-from ft2.wan.spec import (
-    Architecture,
-    AudioSpec,
-    DitSpec,
-    ImageSpec,
-    LatentSpec,
-    TextSpec,
-    WanSpec,
-)
-
-TINY = Architecture(
-    name="tiny",
-    clip=ClipFormat(width=64, height=64, num_frames=9, fps=12.5),
-    dit=DitSpec(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        ffn_dim=32,
-        num_layers=2,
-        freq_dim=16,
-        audio_dim=16,
-    ),
-    text=TextSpec(
-        d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=280, max_tokens=24
-    ),
-    image=ImageSpec(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=16,
-    ),
-    audio=AudioSpec(kind="log_mel", features=40, num_mels=10, tower_dim=8),
-    latent=LatentSpec(codec="motion", residual=True, gaussian_skip=True, fill="repeat"),
-)
+from ft2.wan.spec import WanSpec
 
 
 def moving_clips(count: int) -> np.ndarray:
@@ -97,8 +63,6 @@ def tiny_config(shards: Path) -> TrainConfig:
 @pytest.fixture(scope="session")
 def trained(tiny_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of the finished tiny stage."""
-    from tests_generator_speech import speech
-
     from ft2.generator.train import train_generator
 
     output = tmp_path_factory.mktemp("runs") / "clip"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests_generator_speech import speech
+from generator_toys import TINY, speech
 
 from ft2.errors import UsageError
 from ft2.generator.config import DropoutConfig, TrainConfig
@@ -90,8 +90,8 @@ def encoded(trained: Path) -> Encoded:
 
 
 def test_batches_depend_on_the_seed_alone(tiny_config: TrainConfig, encoded: Encoded) -> None:
-    one, same = (draw_batch(tiny_config, encoded, 9, 5) for _ in range(2))
-    other = draw_batch(tiny_config, encoded, 9, 6)
+    one, same = (draw_batch(tiny_config, encoded, TINY, 5) for _ in range(2))
+    other = draw_batch(tiny_config, encoded, TINY, 6)
     assert torch.equal(one.noise, same.noise)
     assert torch.equal(one.sigma, same.sigma)
     assert not torch.equal(one.noise, other.noise)
@@ -101,7 +101,7 @@ def test_conditions_drop_out_independently(tiny_config: TrainConfig, encoded: En
     rates = DropoutConfig(text=0.5, image=0.25, audio=0.75)
     engine = tiny_config.engine.model_copy(update={"micro_batch_size": 4000})
     config = tiny_config.model_copy(update={"dropout": rates, "engine": engine})
-    batch = draw_batch(config, encoded, 9, 0)
+    batch = draw_batch(config, encoded, TINY, 0)
     empty = encoded.texts[0].float()
     text = (batch.cond.text == empty).all(dim=(1, 2))
     image = (batch.cond.image == 0).all(dim=(1, 2))
@@ -113,8 +113,8 @@ def test_conditions_drop_out_independently(tiny_config: TrainConfig, encoded: En
 
 
 def test_stages_differ_in_what_a_token_hears(tiny_config: TrainConfig, encoded: Encoded) -> None:
-    clip = draw_batch(tiny_config, encoded, 9, 0)
-    frame = draw_batch(tiny_config.model_copy(update={"stage": "frame"}), encoded, 9, 0)
+    clip = draw_batch(tiny_config, encoded, TINY, 0)
+    frame = draw_batch(tiny_config.model_copy(update={"stage": "frame"}), encoded, TINY, 0)
     assert clip.cond.audio.shape[1] == 1
     assert frame.cond.audio.shape[1] == 3
     assert clip.weight.shape == (1, 1, 1, 1, 1)

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft2.wan.audio import audio_windows, cut_windows, raw_ranges, whole_clip
+from ft2.wan.audio import (
+    audio_windows,
+    cut_windows,
+    heard_audio,
+    positions,
+    raw_ranges,
+    whole_clip,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +58,16 @@ def test_whole_clip_is_one_window() -> None:
     assert torch.equal(audio[:, 0], tokens)
     assert mask.shape == (2, 1, 7)
     assert mask.all()
+
+
+def test_positions_are_counted_within_the_window() -> None:
+    tokens = torch.zeros(1, 42, 2)
+    audio, mask = heard_audio(tokens, 21, whole=False, place=True)
+    codes = audio[0, :, :, 2:]
+    inner = positions(torch.arange(17.0))
+    for frame in range(2, 5):
+        torch.testing.assert_close(codes[frame], inner)
+    first = raw_ranges(42, 21)[1][0] - 4
+    torch.testing.assert_close(codes[1, : int(mask[0, 1].sum())], inner[-first:])
+    whole, _ = heard_audio(tokens, 21, whole=True, place=True)
+    torch.testing.assert_close(whole[0, 0, :, 2:], positions(torch.arange(42.0)))

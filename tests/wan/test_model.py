@@ -8,8 +8,9 @@ import torch
 
 from ft2.errors import UsageError
 from ft2.runs import load_tensors, save_tensors
+from ft2.wan.audio import positions
 from ft2.wan.condition import Conditioning
-from ft2.wan.encoders import SpeechTower, clean_prompt, level, log_mel_tokens, positions
+from ft2.wan.encoders import SpeechTower, clean_prompt, level, log_mel_tokens
 from ft2.wan.model import gaussian_skip
 from ft2.wan.spec import Architecture, AudioSpec, WanSpec
 from ft2.wan.weights import (
@@ -57,7 +58,7 @@ def test_gaussian_skip_is_the_least_squares_velocity() -> None:
 
 
 def test_positions_tell_all_tokens_of_a_clip_apart() -> None:
-    place = positions(42)
+    place = positions(torch.arange(42.0))
     distances = torch.cdist(place, place) + 10 * torch.eye(42)
     assert distances.min() > 0.1
 
@@ -72,8 +73,7 @@ def test_levelled_sound_has_one_loudness_and_silence_stays() -> None:
 def test_log_mel_tokens_come_at_25_hz() -> None:
     spec = AudioSpec(kind="log_mel", features=40, num_mels=10, tower_dim=8)
     tokens = log_mel_tokens(SpeechTower(10, 8, 41), [np.zeros(26880, np.float32)], spec)
-    assert tokens.shape == (1, 42, 40)
-    assert torch.equal(tokens[0, :, -12:], positions(42))
+    assert tokens.shape == (1, 42, 28)
 
 
 def test_prompts_are_cleaned_as_wan_does() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ft2.wan.spec import POSITION_PERIODS
+
 MARGIN_TOKENS = 4
 """Tokens by which every window is widened on both sides."""
 
@@ -97,3 +99,42 @@ def whole_clip(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Return clip-level audio: one window [B, 1, L, D] that every video token attends to."""
     mask = torch.ones(tokens.shape[0], 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
     return tokens[:, None], mask
+
+
+def positions(time: Tensor) -> Tensor:
+    """Return sine and cosine of times in tokens, [...] to [..., 2 * POSITION_PERIODS].
+
+    Periods are 4, 8, 16, ... tokens. Features without a sense of time (log-mel) need them:
+    attention alone could not order a window.
+    """
+    periods = 4.0 * 2.0 ** torch.arange(POSITION_PERIODS, device=time.device)
+    angle = 2 * torch.pi * time[..., None] / periods
+    return torch.cat((angle.sin(), angle.cos()), -1)
+
+
+def heard_audio(
+    tokens: Tensor, num_frames: int, *, whole: bool, place: bool
+) -> tuple[Tensor, Tensor]:
+    """Return what the transformer hears of whole-clip tokens, and which of it is real.
+
+    Args:
+        tokens: features of the whole clip, [B, L, D].
+        num_frames: video frames of the clip.
+        whole: one window of everything instead of one for each latent frame.
+        place: append each token's time: within its window, or within the clip if ``whole``.
+
+    Returns:
+        Audio [B, F, W, D (+ 2 * POSITION_PERIODS)] (F = 1 if ``whole``) and mask [B, F, W].
+    """
+    audio, mask = whole_clip(tokens) if whole else cut_windows(tokens, num_frames)
+    if not place:
+        return audio, mask
+    time = torch.arange(audio.shape[2], dtype=torch.float32, device=tokens.device)[None]
+    if not whole:
+        windows = audio_windows(tokens.shape[1], num_frames)
+        starts = torch.tensor(windows.starts, dtype=torch.float32, device=tokens.device)
+        ranges = raw_ranges(tokens.shape[1], num_frames)
+        first = torch.tensor([begin - MARGIN_TOKENS for begin, _ in ranges], device=tokens.device)
+        time = time + (starts - first)[:, None]
+    code = positions(time).to(audio.dtype) * mask[0, :, :, None].to(audio.dtype)
+    return torch.cat((audio, code.expand(audio.shape[0], -1, -1, -1)), 3), mask

@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 
 from ft2.errors import UsageError
 from ft2.speech import log_mel
-from ft2.wan.spec import POSITION_PERIODS, AudioSpec, ImageSpec, TextSpec
+from ft2.wan.spec import AudioSpec, ImageSpec, TextSpec
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -141,27 +141,15 @@ def mel_frames(audio: NDArray[np.float32], num_mels: int) -> Tensor:
     return F.pad(mel, (0, 0, 0, mel.shape[0] % 2))
 
 
-def positions(num_tokens: int) -> Tensor:
-    """Return sine and cosine of a token's time, [num_tokens, 2 * POSITION_PERIODS].
-
-    Periods are 4, 8, 16, ... tokens: attention without positions could not order a window.
-    """
-    time = torch.arange(num_tokens, dtype=torch.float32)[:, None]
-    angle = 2 * torch.pi * time / (4.0 * 2.0 ** torch.arange(POSITION_PERIODS))
-    return torch.cat((angle.sin(), angle.cos()), 1)
-
-
 @torch.no_grad()
 def log_mel_tokens(
     tower: SpeechTower | None, audios: list[NDArray[np.float32]], spec: AudioSpec
 ) -> Tensor:
-    """Return audio tokens [B, L, features] at 25 Hz: mel pairs, tower states, positions."""
+    """Return audio tokens [B, L, D] at 25 Hz: mel pairs and tower states, without positions."""
     mel = torch.stack([mel_frames(audio, spec.num_mels) for audio in audios])
     parts = [mel.unflatten(1, (-1, 2)).flatten(2)]
     if tower is not None:
         parts.append(tower(mel))
-    place = positions(parts[0].shape[1])
-    parts.append(place.expand(mel.shape[0], -1, -1))
     return torch.cat(parts, 2)
 
 

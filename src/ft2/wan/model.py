@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
 from ft2.flow import TIMESTEP_SCALE, per_sample
-from ft2.wan.audio import cut_windows, whole_clip
+from ft2.wan.audio import heard_audio
 from ft2.wan.codec import Codec
 from ft2.wan.condition import Conditioning
 from ft2.wan.dit import TalkingTransformer
@@ -120,7 +120,7 @@ class TalkingModel:
         else:
             assert self.speech is None or isinstance(self.speech, SpeechTower)
             tokens = log_mel_tokens(self.speech, audios, spec)
-        return whole_clip(tokens) if whole else cut_windows(tokens, self.clip.num_frames)
+        return heard_audio(tokens, self.clip.num_frames, whole=whole, place=spec.place)
 
     def encode_conditions(
         self,

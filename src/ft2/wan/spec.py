@@ -80,6 +80,10 @@ class ImageSpec(Config):
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
+POSITION_PERIODS = 6
+"""Sine and cosine pairs that tell log-mel tokens their place in time."""
+
+
 class AudioSpec(Config):
     """Where the audio tokens come from."""
 
@@ -92,6 +96,11 @@ class AudioSpec(Config):
     tower_dim: int = 96
     """Width of the convolutional speech tower of ``log_mel``; 0 has none."""
 
+    @property
+    def place(self) -> bool:
+        """Whether positions are appended to the tokens (wav2vec 2.0 has a sense of its own)."""
+        return self.kind == "log_mel"
+
     @model_validator(mode="after")
     def _check_width(self) -> AudioSpec:
         wanted = 2 * self.num_mels + self.tower_dim + 2 * POSITION_PERIODS
@@ -100,10 +109,6 @@ class AudioSpec(Config):
                 f"features must be {wanted} (2 mel frames, tower, positions), got {self.features}"
             )
         return self
-
-
-POSITION_PERIODS = 6
-"""Sine and cosine pairs that tell log-mel tokens their place in time."""
 
 
 class LatentSpec(Config):
