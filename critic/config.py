@@ -42,7 +42,7 @@ class CriticConfig(Config):
         learning_rate=1.5e-3, micro_batch_size=16, warmup_steps=20, betas=(0.9, 0.98)
     )
     """Optimiser; `decay_steps` is filled in as `steps` when 0."""
-    steps: int = Field(300, ge=1)
+    steps: int = Field(400, ge=1)
     """Optimiser steps."""
     smoothing: float = Field(0.05, ge=0, lt=0.5)
     """Probability that the loss leaves to the other answer, so that scores do not saturate."""
@@ -50,6 +50,8 @@ class CriticConfig(Config):
     """Varied copies of every training clip: mirrored, other light, tint and sharpness."""
     swap: float = Field(0.15, ge=0, le=0.5)
     """Share of clips that are shown with another clip's voice, their lip answer then being No."""
+    balance: bool = True
+    """Give every source of ratings (known defects, judges, people) the same share of the steps."""
     cache_features: bool = True
     """Run the frozen towers once a clip and keep their tokens; off where those are too large."""
     device: str = "cpu"

@@ -34,7 +34,8 @@ class Rating:
     split: str
     """``train``, ``dev`` or ``test``."""
     source: str
-    """Who rated: ``puppet`` (known defects) or ``human``."""
+    """Who rated: ``puppet`` (known defects), ``judges`` (ground truth of generated clips) or
+    ``human``."""
 
     @property
     def utterance(self) -> str:

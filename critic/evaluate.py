@@ -10,6 +10,7 @@ from ft2.critic.adapter import load_adapter, read_card
 from ft2.critic.data import Split, other_voice, read_ratings
 from ft2.critic.tokens import Critic, Rows, encode_ratings
 from ft2.critic.train import log_odds
+from ft2.errors import UsageError
 from ft2.metrics import accuracy, classify
 from ft2.pairs import DIMENSIONS
 from ft2.qwen import packed
@@ -37,6 +38,7 @@ def evaluate(
     adapter_dir: Path,
     *,
     split: Split = "test",
+    source: str | None = None,
     model: QwenSpec | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -49,6 +51,7 @@ def evaluate(
         ratings: A ``ratings.jsonl``.
         adapter_dir: What `ft2 critic train` wrote.
         split: Which ratings to use.
+        source: Only ratings of this source (``puppet``, ``judges``, ``human``); None takes all.
         model: The Thinker; None takes the one in the adapter's card.
         device: Where to run.
         progress: Told how far it is.
@@ -59,7 +62,9 @@ def evaluate(
     Raises:
         UsageError: Ratings or adapter are missing or unfit.
     """
-    rated = read_ratings(ratings, split)
+    rated = [r for r in read_ratings(ratings, split) if source in (None, r.source)]
+    if not rated:
+        raise UsageError(f"{ratings} has no {split} ratings of source {source!r}")
     card = read_card(adapter_dir)
     spec = model or QwenSpec.model_validate(card.model)
     thinker, processor = load_thinker(spec, device)

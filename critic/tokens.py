@@ -42,6 +42,8 @@ class Rows:
     """str [N]."""
     utterances: Strings
     """str [N]: whose voice says what."""
+    sources: Strings
+    """str [N]: who rated."""
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -184,4 +186,5 @@ def _rows(ratings: Sequence[Rating], owners: list[int]) -> Rows:
         clip=torch.tensor(owners),
         identity_ids=np.array([r.identity_id for r in chosen]),
         utterances=np.array([r.utterance for r in chosen]),
+        sources=np.array([r.source for r in chosen]),
     )

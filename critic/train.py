@@ -176,16 +176,20 @@ def _step(engine: Engine, config: CriticConfig, tokens: Tokens, step: int) -> fl
 def draw(tokens: Tokens, config: CriticConfig, place: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return micro-batch number `place` (video, audio, labels); it depends on the seed alone.
 
-    Clips come without repetition within an epoch. Some get another clip's voice: their lip answer
+    Clips come without repetition within an epoch; with `balance`, those of rarer sources come more
+    often, so that all sources have the same share. Some get another clip's voice: their lip answer
     is then No (a controlled negative), the others stay.
     """
-    size, count = config.engine.micro_batch_size, len(tokens.rows)
-    rows = torch.cat(
+    size = config.engine.micro_batch_size
+    pool = _pool(tokens.rows.sources) if config.balance else torch.arange(len(tokens.rows))
+    count = len(pool)
+    places = torch.cat(
         [
             _epoch(count, config.seed, epoch)[max(place * size - epoch * count, 0) :]
             for epoch in range(place * size // count, ((place + 1) * size - 1) // count + 1)
         ]
     )[:size]
+    rows = pool[places]
     rng = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 + place)
     labels = tokens.rows.labels[rows].clone()
     swapped = torch.rand(size, generator=rng) < config.swap
@@ -195,6 +199,13 @@ def draw(tokens: Tokens, config: CriticConfig, place: int) -> tuple[Tensor, Tens
         other = torch.where(swapped, voices, rows)
         labels[:, LIP] = torch.where(swapped, 0, labels[:, LIP])
     return (*tokens.take(rows, other), labels)
+
+
+def _pool(sources: "np.ndarray[Any, Any]") -> Tensor:
+    """Return row numbers in which every source occurs as often as the most frequent one."""
+    groups = [np.flatnonzero(sources == name) for name in np.unique(sources)]
+    most = max(len(group) for group in groups)
+    return torch.from_numpy(np.concatenate([np.resize(group, most) for group in groups]))
 
 
 def _epoch(count: int, seed: int, epoch: int) -> Tensor:

@@ -131,6 +131,7 @@ def test_swapped_voices_are_answered_no(config):
         clip=torch.arange(count),
         identity_ids=np.array(["a"] * count),
         utterances=np.array([str(i) for i in range(count)]),
+        sources=np.array(["puppet"] * count),
     )
     numbers = torch.arange(count).view(-1, 1, 1).float()
     tokens = CachedTokens(rows, numbers, numbers)
@@ -143,6 +144,26 @@ def test_swapped_voices_are_answered_no(config):
         assert labels[:, [0, 2]].all()
         seen.append(own.float().mean())
     assert 0.3 < float(torch.stack(seen).mean()) < 0.7
+
+
+def test_rarer_source_gets_the_same_share(config):
+    sources = np.array(["puppet"] * 90 + ["judges"] * 6)
+    rows = Rows(
+        labels=torch.ones(96, 3, dtype=torch.long),
+        clip=torch.arange(96),
+        identity_ids=np.array(["a"] * 96),
+        utterances=np.array([str(i) for i in range(96)]),
+        sources=sources,
+    )
+    numbers = torch.arange(96.0).view(-1, 1, 1)
+    tokens = CachedTokens(rows, numbers, numbers)
+
+    def share(settings):
+        seen = [train.draw(tokens, settings, place)[0].flatten() for place in range(40)]
+        return float((torch.cat(seen) >= 90).float().mean())
+
+    assert 0.4 < share(config) < 0.6
+    assert share(config.model_copy(update={"balance": False})) < 0.15
 
 
 def test_lazy_tokens_equal_cached_ones(spec, ratings):
