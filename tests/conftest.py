@@ -1,8 +1,11 @@
-"""Settings for every test: one thread, no network, no terminal."""
+"""Settings for every test: one thread, no network, no terminal, Ctrl-C as in the foreground."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# a suite that a shell started in the background would hand an ignored SIGINT to every child
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,6 @@
 """Every command explains itself, names shared options alike, and starts without torch."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -108,5 +109,6 @@ def test_completion_scripts_are_offered():
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
     )
     assert "COMPLETE" in done.stdout + done.stderr
