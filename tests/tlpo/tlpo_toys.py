@@ -70,7 +70,7 @@ def toy_model(seed: int = 0, scale: float = 0.15) -> TalkingModel:
                 if not name.endswith("norm.weight"):
                     p.copy_(torch.randn_like(p) * scale)
             model.dit.proj_out.weight.mul_(1.0)
-            for name in ("image_encode", "chunk_encode"):
+            for name in ("image_encode", "residual_encode"):
                 buffer = getattr(model.codec, name)
                 buffer.copy_(torch.randn_like(buffer) / buffer.shape[1] ** 0.5)
     for module in (model.dit, model.codec, model.text, model.image):
