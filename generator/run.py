@@ -126,7 +126,8 @@ def generate_one(
     cond = model.encode_condition(inputs.portrait, inputs.audio, config.prompt)
     progress.update("sample", 1, 3)
     key = f"{hash_file(portrait)}{hash_file(audio)}"
-    frames = generate_batch(model, cond, [(key, config.seed)], config, policy)[0]
+    alone = config.model_copy(update={"batch_size": 1})
+    frames = generate_batch(model, cond, [(key, config.seed)], alone, policy)[0]
     progress.update("write", 2, 3)
     record = _record(config, portrait, audio, policy_path, inputs, psnr)
     media.write_video(
