@@ -55,7 +55,7 @@ class TrainConfig(Config):
     stage: Literal["clip", "frame"] = "clip"
     """``clip``: every video token hears the whole clip; ``frame``: only its own window."""
     data: str = "data/arrays"
-    """Directory of array shards, as ``ft2 puppet arrays`` writes."""
+    """Directory of array shards, as ``ft2.puppet.dataset.build_arrays`` writes."""
     model: WanSpec = WanSpec()
     """Weights to start from, or an architecture and ``weights: none`` to start from nothing."""
     start: str | None = None

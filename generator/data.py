@@ -71,7 +71,7 @@ def read_clips(directory: str | Path, limit: int | None = None) -> Clips:
     if not paths:
         raise UsageError(
             f"there are no array shards (*.safetensors) in '{directory}'",
-            "make them with `ft2 puppet arrays`, or set `data`",
+            "make them with ft2.puppet.dataset.build_arrays, or set `data`",
         )
     arrays: dict[str, list[NDArray[np.generic]]] = {}
     records: list[dict[str, object]] = []

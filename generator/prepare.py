@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -207,8 +206,3 @@ def codec_psnr(codec: MotionCodec, frames: NDArray[np.uint8]) -> tuple[float, fl
     ]
     back = np.concatenate(decoded)
     return psnr(back[:, 1:], frames[:, 1:]), mouth_psnr(back[:, 1:], frames[:, 1:])
-
-
-def provenance_paths(directory: Path) -> list[str]:
-    """Return the names of the shards in a data directory."""
-    return [path.name for path in sorted(directory.glob("*.npz"))]

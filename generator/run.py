@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from ft2.generator.codec_fit import mouth_psnr
 from ft2.generator.config import GenerateConfig
 from ft2.generator.inputs import load_portrait, load_sound
 from ft2.generator.sample import Gated, generate_batch
+from ft2.puppet.curves import Curves
+from ft2.puppet.portrait import CANVAS, prepare
+from ft2.puppet.render import render
 from ft2.runs import Progress, hash_file, write_json
 from ft2.wan.model import TalkingModel
 from ft2.wan.weights import load_talking_model, read_architecture, weights_dir
@@ -56,17 +60,33 @@ def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Pa
     return Inputs(picture, sound, remarks, clip)
 
 
-def portrait_psnr(model: TalkingModel, portrait: NDArray[np.uint8]) -> float:
-    """Return the mouth-box PSNR (dB) of an aligned portrait through the codec, by itself.
+def rehearsal(portrait: NDArray[np.uint8], clip: ClipFormat) -> NDArray[np.uint8]:
+    """Return the portrait drawn as a talking puppet, uint8 [F, size, size, 3].
 
-    The picture is nudged by a pixel in turn, so that the codec must really move it instead of
-    returning the reference that it is given.
+    Mouth and head move as much as they do in the clips that base training saw.
+
+    Raises:
+        NoFace: if the aligned portrait shows no face.
     """
-    still = torch.from_numpy(np.ascontiguousarray(portrait))[None]
-    moves = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)]
-    frames = torch.stack([torch.roll(still, move, (1, 2)) for move in moves], 1)
-    frames = torch.cat([frames[:, :1], frames[:, 1:]], 1)
-    back = model.codec.decode(model.codec.encode(frames), still)
+    time = np.arange(clip.num_frames) / clip.fps
+    start = np.minimum(1.0, time / 0.16)
+    waves = {
+        "open": 0.35 * (1 - np.cos(5 * np.pi * time)) * start,
+        "width": 0.42 * np.sin(2.6 * np.pi * time),
+        "yaw": 0.085 * np.sin(1.2 * np.pi * time),
+        "pitch": 0.08 * np.sin(1.8 * np.pi * time),
+        "tx": 0.06 * np.sin(0.8 * np.pi * time),
+    }
+    table = [waves.get(name, np.zeros(clip.num_frames)) for name in Curves.names()]
+    large = cv2.resize(portrait, (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC)
+    identity = prepare(np.asarray(large, np.uint8), "portrait")
+    return render(identity, Curves.unstack(np.stack(table, -1)), clip.width)
+
+
+def portrait_psnr(model: TalkingModel, portrait: NDArray[np.uint8]) -> float:
+    """Return the codec's mouth-box PSNR (dB) on the portrait drawn as a talking puppet."""
+    frames = torch.from_numpy(rehearsal(portrait, model.clip))[None]
+    back = model.codec.decode(model.codec.encode(frames), frames[:, 0])
     return mouth_psnr(back[:, 1:].numpy(), frames[:, 1:].numpy())
 
 
@@ -77,6 +97,7 @@ def check_portrait(
 
     Raises:
         UsageError: if it is below ``limit`` (dB): the weights do not serve this face.
+        NoFace: if the aligned portrait shows no face.
     """
     if limit is None:
         return None

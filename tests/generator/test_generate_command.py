@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ft2 import media
+from ft2 import faces, media
 from ft2.__main__ import main
+from ft2.puppet import identities
 
 
 def run(*argv: str) -> int:
@@ -20,7 +21,8 @@ def run(*argv: str) -> int:
 def inputs(tmp_path: Path) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     picture = np.repeat(np.repeat(rng.integers(60, 200, (8, 8, 3)), 8, 0), 8, 1).astype(np.uint8)
-    media.write_png(tmp_path / "face.png", picture)
+    media.write_png(tmp_path / "blur.png", picture)
+    media.write_png(tmp_path / "face.png", faces.align(identities.load("astronaut").image))
     media.write_png(tmp_path / "wall.png", np.full((128, 128, 3), 120, np.uint8))
     media.write_wav(tmp_path / "short.wav", rng.normal(size=4000).astype(np.float32) * 0.1)
     (tmp_path / "broken.wav").write_bytes(b"no sound here")
@@ -111,6 +113,38 @@ def test_a_portrait_that_the_codec_cannot_return_is_refused(
     )
     assert code == 2
     assert "do not serve this face" in capsys.readouterr().err
+
+
+def test_a_small_picture_without_a_face_is_refused(
+    trained: Path, inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(
+        "generate",
+        f"model.weights={trained / 'model'}",
+        "--portrait",
+        str(inputs["blur"]),
+        "--audio",
+        str(inputs["short"]),
+        "-o",
+        str(tmp_path / "never.mp4"),
+        "-q",
+    )
+    assert code == 2
+    assert "no face" in capsys.readouterr().err
+    assert not (tmp_path / "never.mp4").exists()
+
+
+@pytest.mark.parametrize("name", ["admiral", "bald"])
+def test_shipped_weights_serve_faces_that_no_training_saw(name: str) -> None:
+    from ft2.generator.run import check_portrait
+    from ft2.wan.spec import WanSpec
+    from ft2.wan.weights import load_talking_model
+
+    model = load_talking_model(WanSpec())
+    portrait = faces.align(identities.load(name).image)
+    found = check_portrait(model, portrait, 25.0)
+    assert found is not None
+    assert 25 < found < 40
 
 
 def test_full_plan_counts_the_published_parameters(capsys: pytest.CaptureFixture[str]) -> None:
