@@ -109,10 +109,11 @@ def run_demo(
         UsageError: an input is wrong, or the directory is not free.
         Interrupted: a signal came; the hint says how to go on.
     """
-    from ft2.cli.demo_configs import stage_configs
+    from ft2.cli.demo_configs import GENERATE_FILE, stage_configs
     from ft2.cli.demo_stages import STAGES, Demo, check_inputs
+    from ft2.config import dump_yaml
     from ft2.errors import Interrupted
-    from ft2.runs import Interrupts, RunDir, check_output, read_json, write_json
+    from ft2.runs import Interrupts, RunDir, check_output, read_json, write_atomic, write_json
 
     check_output(output, resume=resume)
     configs = stage_configs(settings, output)
@@ -121,6 +122,7 @@ def run_demo(
     if run.result is not None:
         say(f"already complete: {output}")
         return run.result
+    write_atomic(output / GENERATE_FILE, dump_yaml(configs.generate))
     results: dict[str, Any] = {}
     try:
         with Interrupts() as interrupts:

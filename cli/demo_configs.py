@@ -12,6 +12,9 @@ from ft2.nsq.config import NsqConfig
 from ft2.pairs import DIMENSIONS, Dimension
 from ft2.tlpo.config import ExpertConfig, FusionConfig
 
+GENERATE_FILE = "generate.yaml"
+"""How the demo samples, written into its directory for the single commands."""
+
 
 @dataclass(frozen=True)
 class StageConfigs:
@@ -38,6 +41,7 @@ def stage_configs(settings: DemoConfig, output: Path) -> StageConfigs:
         "nsq": [
             f"conditions={world / 'conditions.jsonl'}",
             f"critic={output / 'critic'}",
+            f"generator={output / GENERATE_FILE}",
             f"seed={1000 * seed}",
         ],
         "generate": [f"seed={seed}"],

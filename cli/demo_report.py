@@ -283,7 +283,7 @@ def _commands(demo: "Demo") -> list[Command]:
         Command("Train the gate", lines["fusion"]),
         Command(
             "Make a clip",
-            f"ft2 generate {demo.settings.family}/generate --portrait {example.portrait} "
+            f"ft2 generate {output / 'generate.yaml'} --portrait {example.portrait} "
             f"--audio {example.audio} --policy {output / 'fusion'} -o clip.mp4",
         ),
     ]
