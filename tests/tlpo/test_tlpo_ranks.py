@@ -47,7 +47,7 @@ def launch(out: Path, stage: int, ranks: int, port: int) -> None:
         for rank in range(ranks)
     ]  # fmt: skip
     for worker in workers:
-        _, stderr = worker.communicate(timeout=300)
+        _, stderr = worker.communicate(timeout=900)
         assert worker.returncode == 0, stderr[-3000:]
 
 
