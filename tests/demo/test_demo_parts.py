@@ -110,7 +110,7 @@ def fake_result() -> dict[str, object]:
     rows = {"base": fake_rows(0.0), "policy": fake_rows(0.5, seed=1)}
     accuracy = {d: {"value": 0.875, "low": 0.8, "high": 0.9, "n": 300} for d in DIMENSIONS}
     return {
-        "critic": dict.fromkeys(("majority", "untrained", "critic"), accuracy),
+        "critic": dict.fromkeys(("majority", "untrained", "critic", "generated"), accuracy),
         "pairs": {"motion": 101, "lip": 102, "quality": 103, "all": 50},
         "experts": {d: {"held_out": None} for d in DIMENSIONS},
         **evaluation.summarise(rows),
