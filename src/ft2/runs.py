@@ -222,8 +222,11 @@ def check_output(path: str | Path, *, resume: bool) -> None:
 
     Raises:
         UsageError: It is a file, it has content and ``resume`` is off, or ``resume`` is on and
-            it is not a run directory.
+            it is not a run directory. With several processes only rank 0 looks, since it may
+            have made the directory before another one comes to it.
     """
+    if _rank() != 0:
+        return
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UsageError(f"the output '{path}' is a file", "choose another --output")
