@@ -1,4 +1,8 @@
-"""What `ft2 weights build` runs: the recipe of the shipped nano weights."""
+"""What `ft2 weights build` runs: the recipe of the shipped nano weights.
+
+The same data and stages, not the same bytes: the shipped weights were trained while parts of the
+code still changed; ``provenance.json`` beside them lists the very commands.
+"""
 
 from pydantic import Field
 
@@ -20,6 +24,7 @@ class WeightsConfig(Config):
     """KEY=VALUE changes of ``nano/generator-frame``."""
     thinker: tuple[tuple[str, ...], ...] = (
         ("towers_steps=1000", "model_steps=0"),
-        ("towers_steps=700", "model_steps=3000"),
+        ("towers_steps=700", "model_steps=1460"),
+        ("towers_steps=0", "model_steps=2400", "learning_rate=1.3e-3", "seed=1"),
     )
     """KEY=VALUE settings of the runs of ``ft2 critic pretrain``; each starts from the last."""
