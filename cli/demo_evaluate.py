@@ -1,7 +1,8 @@
 """The demo's last measurement: base and policies on unseen faces and speech, by ground truth.
 
-The judges (`ft2.puppet.judges`) know the face and what the mouth should do, and share nothing with
-the critic that made the preferences. Intervals are bootstraps over utterances.
+The judges (`ft2.puppet.judges`) know the face and what the mouth should do. They also rated the
+generated clips among the critic's ratings (`ft2.cli.demo_ratings`); the landmark judge did not.
+Intervals are bootstraps over utterances.
 """
 
 import math

@@ -144,7 +144,7 @@ def _trained(demo: "Demo", results: Results) -> list[Trained]:
         Trained(
             "Critic",
             f"{critic['ratings']['train']} rated clips, {own} of them generated; LoRA on a base "
-            "that had only seen generic questions",
+            "that had seen dense targets and plain questions, never a rating or its questions",
             f"{_count(critic['trainable_parameters'])} parameters, {critic['steps']} steps",
             critic["seconds"]["total"],
         ),
@@ -236,8 +236,8 @@ def _scores_note(demo: "Demo", conditions: Sequence[Condition]) -> str:
     seeds = "one clip" if demo.settings.test_seeds == 1 else f"{demo.settings.test_seeds} clips"
     return (
         f"Means over {len(conditions)} held-out conditions ({people}, other sentences and "
-        f"voices), {seeds} each, judged by what the puppet world knows and no model was trained "
-        "on. Whiskers and small figures are 95 % intervals, bootstrap over utterances. The dashed "
+        f"voices), {seeds} each, judged by what the puppet world knows; the critic's ratings "
+        "of generated clips came from the same judges, on other clips. Whiskers and small figures are 95 % intervals, bootstrap over utterances. The dashed "
         "line is the base. Merges run all three experts at one constant strength, without a gate."
     )
 
@@ -303,8 +303,8 @@ def _notes(demo: "Demo") -> list[str]:
         "only.",
         "One run, one seed: intervals cover the choice of clips and utterances, not the luck of "
         "training. Try --seed 1.",
-        f"The ground-truth judges and the critic share the puppet world's idea of natural motion "
-        f"and lips. The landmark judge does not; it sees {_list(demo.settings.landmark_policies)}.",
+        f"The ground-truth judges also rated the critic's generated clips, so they are not "
+        f"independent of what the policy was trained for. The landmark judge is; it sees {_list(demo.settings.landmark_policies)}.",
         "The critic is asked by its own threshold per dimension, fitted on ratings of a third "
         "group of faces.",
     ]
