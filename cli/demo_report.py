@@ -237,7 +237,8 @@ def _scores_note(demo: "Demo", conditions: Sequence[Condition]) -> str:
     return (
         f"Means over {len(conditions)} held-out conditions ({people}, other sentences and "
         f"voices), {seeds} each, judged by what the puppet world knows; the critic's ratings "
-        "of generated clips came from the same judges, on other clips. Whiskers and small figures are 95 % intervals, bootstrap over utterances. The dashed "
+        "of generated clips came from the same judges, on other clips. Whiskers and small figures "
+        "are 95 % intervals, bootstrap over utterances. The dashed "
         "line is the base. Merges run all three experts at one constant strength, without a gate."
     )
 
@@ -304,7 +305,8 @@ def _notes(demo: "Demo") -> list[str]:
         "One run, one seed: intervals cover the choice of clips and utterances, not the luck of "
         "training. Try --seed 1.",
         f"The ground-truth judges also rated the critic's generated clips, so they are not "
-        f"independent of what the policy was trained for. The landmark judge is; it sees {_list(demo.settings.landmark_policies)}.",
+        f"independent of what the policy was trained for. The landmark judge is; it sees "
+        f"{_list(demo.settings.landmark_policies)}.",
         "The critic is asked by its own threshold per dimension, fitted on ratings of a third "
         "group of faces.",
     ]
