@@ -4,20 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from critic_toys import CLIP, SMALL
 
-from ft2.config import ClipFormat
 from ft2.critic.config import CriticConfig
 from ft2.media import write_video
-from ft2.qwen.spec import QwenSpec, TextSpec, VisionSpec
 from ft2.qwen.thinker import new_thinker, save_thinker
 from ft2.qwen.tokens import build_processor
-
-CLIP = ClipFormat(num_frames=9)
-SMALL = QwenSpec(
-    text=TextSpec(hidden_size=64, num_heads=2, num_kv_heads=1, num_layers=2, ffn_size=96),
-    vision=VisionSpec(hidden_size=32, num_heads=2, num_layers=1, full_attention_layers=(0,)),
-    clip=CLIP,
-)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from critic_toys import SMALL
 
 from ft2.critic import base, heads
 from ft2.critic.arrays import CURVES, MIRRORED, Arrays, Sampler, load_arrays, loudness
