@@ -80,6 +80,8 @@ class TrainConfig(Config):
     """Decay of the weight average that is exported; it warms up as (1 + n) / (10 + n)."""
     checkpoint_seconds: float = Field(60.0, gt=0)
     """Time between checkpoints; it does not change the result."""
+    compile: bool = False
+    """Compile the blocks with torch.compile; on a CPU it needs a C++ compiler."""
     prepare: PrepareConfig = PrepareConfig()
     """Codec, tokenizer and speech tower."""
     engine: EngineConfig = EngineConfig()

@@ -233,6 +233,9 @@ def train_generator(
         progress,
     )
     model.dit.train().requires_grad_(True)
+    if config.compile:
+        for block in model.dit.blocks:
+            block.compile()
     engine = make_engine(config.engine, FlowLoss(model), run.path)
     average = Average(model.dit, config.ema_decay)
     start = _restore(run, engine, average)

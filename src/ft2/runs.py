@@ -212,6 +212,8 @@ class RunDir:
         """Write ``result.json``, which marks the run as complete; call it last."""
         if self._main:
             self._board.flush()
+            if (latest := self.latest()) is not None:
+                self._prune(latest[0])  # a kill may have come between `latest` and the pruning
             write_json(self.path / "result.json", dict(result))
         _barrier()
         self.result = dict(result)

@@ -115,6 +115,17 @@ def test_checkpoints_keep_the_newest_two(tmp_path: Path):
     assert (step, (folder / "w").read_text()) == (15, "15")
 
 
+def test_the_end_prunes_what_a_kill_left_unpruned(tmp_path: Path):
+    run = opened(tmp_path / "r")
+    for step in (5, 10, 15):
+        with run.checkpoint(step) as folder:
+            (folder / "w").write_text(str(step))
+    (run.path / "checkpoints" / "000005").mkdir()  # killed after `latest` was written
+    run.finish({})
+    names = sorted(p.name for p in (run.path / "checkpoints").iterdir())
+    assert names == ["000010", "000015", "latest"]
+
+
 def test_a_failed_checkpoint_leaves_the_last_one(tmp_path: Path):
     run = opened(tmp_path / "r")
     with run.checkpoint(1) as folder:

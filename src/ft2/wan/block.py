@@ -52,6 +52,21 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return softmax(QK^T / sqrt(d)) V of [B, H, L, d] with heads merged, [B, L, H * d].
+
+    On a CPU it is computed in fp32 whatever the autocast: torch's bf16 kernel there takes six
+    times as long backwards.
+    """
+    if query.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            out = F.scaled_dot_product_attention(
+                query.float(), key.float(), value.float(), attn_mask=mask
+            )
+        return merge_heads(out).type_as(value)
+    return merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+
+
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Apply Wan's interleaved rotary embedding to [B, L, H, d]."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
@@ -67,8 +82,7 @@ def self_attention(
     key = attn.norm_k(apply_linear(attn.to_k, x, gate)).unflatten(2, (attn.heads, -1))
     value = split_heads(apply_linear(attn.to_v, x, gate), attn.heads)
     query, key = rotate(query, rotary).transpose(1, 2), rotate(key, rotary).transpose(1, 2)
-    out = merge_heads(F.scaled_dot_product_attention(query, key, value))
-    return apply_linear(attn.to_out[0], out, gate)
+    return apply_linear(attn.to_out[0], attend(query, key, value), gate)
 
 
 def audio_attention(
@@ -91,13 +105,13 @@ def audio_attention(
     key = apply_linear(attn.processor.k_proj, audio, gate).flatten(0, 1)
     value = apply_linear(attn.processor.v_proj, audio, gate).flatten(0, 1)
     grouped = query.unflatten(1, (groups, -1)).flatten(0, 1)
-    out = F.scaled_dot_product_attention(
+    out = attend(
         split_heads(grouped, attn.heads),
         split_heads(key, attn.heads),
         split_heads(value, attn.heads),
-        attn_mask=mask.flatten(0, 1)[:, None, None, :],
+        mask.flatten(0, 1)[:, None, None, :],
     )
-    return merge_heads(out).reshape(batch, query.shape[1], -1)
+    return out.reshape(batch, query.shape[1], -1)
 
 
 def cross_attention(
@@ -115,12 +129,12 @@ def cross_attention(
     heads = split_heads(query, attn.heads)
     key = split_heads(attn.norm_k(apply_linear(attn.to_k, text, gate)), attn.heads)
     value = split_heads(apply_linear(attn.to_v, text, gate), attn.heads)
-    out = merge_heads(F.scaled_dot_product_attention(heads, key, value))
+    out = attend(heads, key, value)
     if image is not None:
         key = attn.norm_added_k(apply_linear(attn.add_k_proj, image, gate))
         value = split_heads(apply_linear(attn.add_v_proj, image, gate), attn.heads)
         key = split_heads(key, attn.heads)
-        out = out + merge_heads(F.scaled_dot_product_attention(heads, key, value))
+        out = out + attend(heads, key, value)
     if audio is not None and audio_mask is not None:
         heard = audio_attention(attn, query, audio, audio_mask, gate)
         out = out + audio_scale.to(out.dtype)[:, None, None] * heard
