@@ -57,8 +57,6 @@ class DemoConfig(Config):
     """Clips of base and policy shown in the report."""
     test_seeds: int = Field(1, ge=1)
     """Clips that each policy makes of a test condition."""
-    landmark_policies: tuple[str, ...] = ("base", "lip expert", "policy")
-    """Policies that the (slow) face-landmark judge sees too."""
     merges: tuple[float, ...] = (0.3333333333, 0.6666666667, 1.0)
     """Constant strengths of all three experts to compare the gate with."""
 

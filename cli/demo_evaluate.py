@@ -79,15 +79,13 @@ def spoken_text(condition: Condition) -> str:
     return {u.audio_id: u for u in world.utterances(condition.split)}[name].text
 
 
-def judge_clip(video: Path, truth: Truth, *, landmarks: bool) -> dict[str, float | None]:
-    """Return the scores of a clip by column; the landmark judge only on request (it is slow)."""
+def judge_clip(video: Path, truth: Truth) -> dict[str, float | None]:
+    """Return the scores of a clip by column; None where the landmark judge cannot tell."""
     decoded = read_video(video)
     found = judges.judge(decoded.frames, truth.probe, truth.driving, decoded.fps)
     scores: dict[str, float | None] = {d: getattr(found, d) for d in DIMENSIONS}
-    scores[LANDMARKS] = None
-    if landmarks:
-        lip = judges.landmark_lip(decoded.frames, truth.driving)
-        scores[LANDMARKS] = lip if math.isfinite(lip) else None
+    lip = judges.landmark_lip(decoded.frames, truth.driving)
+    scores[LANDMARKS] = lip if math.isfinite(lip) else None
     return scores
 
 
@@ -98,7 +96,6 @@ def score_policy(
     output: Path,
     clip: "ClipFormat",
     progress: Progress,
-    landmarks: bool,
 ) -> Rows:
     """Return one row of scores a clip; kept in `output` and read back when it is there."""
     record = output / f"{folder_name(name)}.json"
@@ -110,7 +107,7 @@ def score_policy(
     made = clips()
     for done, ((condition_id, seed), video) in enumerate(made.items(), start=1):
         condition = by_id[condition_id]
-        scores = judge_clip(video, truth_of(condition, clip), landmarks=landmarks)
+        scores = judge_clip(video, truth_of(condition, clip))
         utterance = condition.audio_id.split("@")[0]
         rows.append({"condition": condition_id, "seed": seed, "utterance": utterance, **scores})
         progress.update(f"judge {name}", done, len(made))

@@ -44,7 +44,7 @@ JUDGES = {
     "quality": "Minus the log distance to clean pictures of the face. About 0 is clean; higher is "
     "better.",
     evaluation.LANDMARKS: "An independent judge: correlation of the lips' opening, found by face "
-    "landmarks, with the speech. Only for the policies shown.",
+    "landmarks, with the speech.",
 }
 
 
@@ -304,9 +304,8 @@ def _notes(demo: "Demo") -> list[str]:
         "only.",
         "One run, one seed: intervals cover the choice of clips and utterances, not the luck of "
         "training. Try --seed 1.",
-        f"The ground-truth judges also rated the critic's generated clips, so they are not "
-        f"independent of what the policy was trained for. The landmark judge is; it sees "
-        f"{_list(demo.settings.landmark_policies)}.",
+        "The ground-truth judges also rated the critic's generated clips, so they are not "
+        "independent of what the policy was trained for. The landmark judge is.",
         "The critic is asked by its own threshold per dimension, fitted on ratings of a third "
         "group of faces.",
     ]

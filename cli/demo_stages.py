@@ -236,8 +236,7 @@ def evaluate(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
             return made
 
         rows[name] = evaluation.score_policy(
-            name, conditions, clips, output, demo.configs.nsq.clip, demo.progress,
-            landmarks=name in settings.landmark_policies,
+            name, conditions, clips, output, demo.configs.nsq.clip, demo.progress
         )  # fmt: skip
     make_own_clips(demo)
     result = evaluation.summarise(rows)
