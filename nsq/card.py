@@ -87,7 +87,7 @@ clips = load_dataset("THIS_DIRECTORY", "clips", split="train")
 lip = pairs.filter(lambda row: row["in_lip"])  # label_lip: 0 = A is better, 1 = B, 2 = tie
 ```
 
-`in_motion`, `in_lip`, `in_quality`, `in_all` name the stores that use a pair; `in_all` pairs are
+`in_motion`, `in_lip`, `in_quality`, `in_fusion` name the stores that use a pair; those of `fusion` are
 Yes-Yes-Yes against No-No-No. `clip_a` and `clip_b` are `clip_id`s of the table `clips`.
 Splits share no identity and no speech track.
 
@@ -103,7 +103,7 @@ def _table(splits: Sequence[Mapping[str, Any]]) -> str:
         "| split | conditions | clips | pairs | motion | lip | quality | all three |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    keys = ("split", "conditions", "clips", "pairs", "motion", "lip", "quality", "all")
+    keys = ("split", "conditions", "clips", "pairs", "motion", "lip", "quality", "fusion")
     lines += ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in splits]
     return "\n".join(lines)
 

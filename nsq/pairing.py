@@ -1,7 +1,7 @@
 """From scores to preference pairs: pure, seeded, and independent of the order of its input.
 
 Two clips of one condition become a pair of a dimension's store where the critic answers Yes for
-one and No for the other (equal answers make no pair there), and a pair of the store "all" where
+one and No for the other (equal answers make no pair there), and a pair of the store "fusion" where
 Yes-Yes-Yes meets No-No-No. Whole columns are handled at once: 410,000 pairs take seconds.
 """
 
@@ -57,7 +57,7 @@ def mine_pairs(
         clip_ids: [N] distinct hexadecimal hashes of at least 16 digits.
         scores: [N, 3] P(yes) in [0, 1], in the order of `DIMENSIONS`.
         thresholds: P(yes) from which an answer is Yes.
-        min_margin: Least |difference| in P(yes) on the store's dimension (on all, for "all").
+        min_margin: Least |difference| in P(yes) on the store's dimension (on all, for "fusion").
         max_per_condition: Most pairs of one condition in one store.
         prefer_margin: Where the cap cuts, keep the widest margins instead of a seeded choice.
         seed: Changes which pairs stay under the cap, and which side is A.

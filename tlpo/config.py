@@ -181,8 +181,8 @@ class FusionConfig(StageConfig):
     """Run or adapter directory of each expert, by dimension."""
     gate: GateConfig = GateConfig()
     """Form and start of the gate."""
-    store: Literal["all", "motion", "lip", "quality"] = "all"
-    """Pairs to learn from; `all` are those whose chosen side wins on every dimension."""
+    store: Literal["fusion", "motion", "lip", "quality"] = "fusion"
+    """Pairs to learn from; `fusion` are those whose chosen side wins on every dimension."""
     reference: Literal["initial", "base"] = "initial"
     """`initial`: the merge that the gate starts from; `base`: no experts (saturates early)."""
 

@@ -19,10 +19,10 @@ import pyarrow as pa
 from ft2.errors import UsageError
 
 Dimension = Literal["motion", "lip", "quality"]
-Store = Literal["motion", "lip", "quality", "all"]
+Store = Literal["motion", "lip", "quality", "fusion"]
 
 DIMENSIONS: Final[tuple[Dimension, ...]] = ("motion", "lip", "quality")
-STORES: Final[tuple[Store, ...]] = (*DIMENSIONS, "all")
+STORES: Final[tuple[Store, ...]] = (*DIMENSIONS, "fusion")
 LABELS: Final = ("A", "B", "tie")
 SCHEMA_VERSION: Final = 1
 BATCH_ROWS: Final = 10
@@ -138,7 +138,7 @@ class PairRecord:
     scores_a: Scores
     scores_b: Scores
     stores: tuple[Store, ...]
-    """Stores that use this pair: its decided dimensions within margin and cap, and "all"."""
+    """Stores that use this pair: its decided dimensions within margin and cap, and "fusion"."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Preference:
     chosen: ClipRecord
     rejected: ClipRecord
     margin: float
-    """Score of chosen minus rejected on the store's dimension; the smallest of all for "all"."""
+    """Score of chosen minus rejected on the store's dimension; the smallest of all for "fusion"."""
 
 
 def preference_probability(score_a: float, score_b: float) -> float:
@@ -293,7 +293,7 @@ def read_pairs(dataset_dir: Path | str, dimension: Store, split: str = "train") 
 
     Args:
         dataset_dir: a directory that `ft2 nsq build` wrote.
-        dimension: "motion", "lip" or "quality", or "all" for pairs that win on all three.
+        dimension: "motion", "lip" or "quality", or "fusion" for pairs that win on all three.
         split: "train", "dev" or "test".
 
     Raises:
@@ -306,7 +306,7 @@ def read_pairs(dataset_dir: Path | str, dimension: Store, split: str = "train") 
     for record in read_pair_records(dataset_dir, split):
         if dimension not in record.stores:
             continue
-        decided = DIMENSIONS if dimension == "all" else (dimension,)
+        decided = DIMENSIONS if dimension == "fusion" else (dimension,)
         a_wins = record.labels[DIMENSIONS.index(decided[0])] == "A"
         chosen, rejected = (record.clip_a, record.clip_b)[:: 1 if a_wins else -1]
         gaps = [clips[chosen].scores.get(d) - clips[rejected].scores.get(d) for d in decided]

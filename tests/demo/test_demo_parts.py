@@ -111,7 +111,7 @@ def fake_result() -> dict[str, object]:
     accuracy = {d: {"value": 0.875, "low": 0.8, "high": 0.9, "n": 300} for d in DIMENSIONS}
     return {
         "critic": dict.fromkeys(("majority", "untrained", "critic", "generated"), accuracy),
-        "pairs": {"motion": 101, "lip": 102, "quality": 103, "all": 50},
+        "pairs": {"motion": 101, "lip": 102, "quality": 103, "fusion": 50},
         "experts": {d: {"held_out": None} for d in DIMENSIONS},
         **evaluation.summarise(rows),
     }

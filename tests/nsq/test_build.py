@@ -47,7 +47,7 @@ def test_build_writes_pairs_that_follow_the_scores(config: NsqConfig, tmp_path: 
                 pair.chosen.scores.values()[index] - pair.rejected.scores.values()[index]
             )
     assert total > 0
-    for pair in read_pairs(out, "all"):
+    for pair in read_pairs(out, "fusion"):
         assert pair.chosen.scores.answers() == (True, True, True)
         assert pair.rejected.scores.answers() == (False, False, False)
 
@@ -61,7 +61,7 @@ def test_median_answers_split_a_critic_that_finds_all_clips_bad(
 
     out = tmp_path / "out"
     fixed = build(config, out, HashGenerator(), Harsh(), progress=Silent())
-    assert fixed["pairs"] == {"motion": 0, "lip": 0, "quality": 0, "all": 0}
+    assert fixed["pairs"] == {"motion": 0, "lip": 0, "quality": 0, "fusion": 0}
     assert read_pairs(out, "lip") == []
     pairing = config.pairing.model_copy(update={"yes_from": "median"})
     relative = config.model_copy(update={"pairing": pairing})

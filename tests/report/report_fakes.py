@@ -116,9 +116,9 @@ def fake_report(folder: Path) -> Report:
         ],
         critic_note="Measured on clips of faces and speech that no training saw.",
         pairs=[{"split": "train", "conditions": 150, "clips": 1200, "motion": 279, "lip": 267,
-                "quality": 253, "all": 88},
+                "quality": 253, "fusion": 88},
                {"split": "dev", "conditions": 24, "clips": 192, "motion": 44, "lip": 41,
-                "quality": 39, "all": 12}],
+                "quality": 39, "fusion": 12}],
         pair_examples=[
             PairExample(d, labelled(clips[i], "Chosen", "P(yes) 0.91"),
                         labelled(clips[i + 1], "Rejected", "P(yes) 0.12"))

@@ -28,7 +28,7 @@ def test_every_expert_preset_trains_its_dimension(family: str, dimension: str) -
 def test_fusion_presets(family: str) -> None:
     config = load_config(FusionConfig, f"{family}/fusion")
     assert tuple(config.experts) == DIMENSIONS
-    assert config.store == "all"
+    assert config.store == "fusion"
     assert config.reference == "initial"
     assert config.engine.learning_rate <= 1e-3
 

@@ -138,10 +138,12 @@ def toy_world(folder: Path, num_conditions: int = 48, num_seeds: int = 6) -> Wor
     lips = torch.zeros(total, *SHAPE[1:])
     lips[:, :, 2:, 1:3] = 1
     cache.add("clips", [r.clip_id for r in records], {"latents": latents, "lip_mask": lips})
-    pairs: dict[str, list[Preference]] = {"motion": [], "lip": [], "quality": [], "all": []}
-    for channel, name in enumerate(("motion", "lip", "quality", "all")):
+    pairs: dict[str, list[Preference]] = {"motion": [], "lip": [], "quality": [], "fusion": []}
+    for channel, name in enumerate(("motion", "lip", "quality", "fusion")):
         score = (
-            sum(merit(latents, c) for c in range(3)) if name == "all" else merit(latents, channel)
+            sum(merit(latents, c) for c in range(3))
+            if name == "fusion"
+            else merit(latents, channel)
         )
         for i in range(num_conditions):
             group = list(range(i * num_seeds, (i + 1) * num_seeds))
