@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ft2.cli import critic_ratings
 from ft2.cli.options import (
     ConfigArgs,
     DryRun,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ft2.critic.config import CriticConfig
 
 app = typer.Typer(help="Train, evaluate and use the critic.", no_args_is_help=True)
+app.command("import")(critic_ratings.import_ratings)
+app.command("split")(critic_ratings.split)
 
 Adapter = Annotated[
     Path | None,

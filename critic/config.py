@@ -16,6 +16,22 @@ QUESTIONS = {
 """The questions of FantasyTalking2's annotation, answered Yes or No."""
 
 
+class SplitConfig(Config):
+    """How rated clips are dealt into splits."""
+
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """Wanted shares of train, dev and test; whole groups of clips are dealt, so they are met
+    roughly."""
+    seed: int = Field(0, ge=0)
+    """Order of groups of equal size."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6 or not self.shares[0]:
+            raise ValueError(f"shares must sum to 1, with some to train; got {list(self.shares)}")
+        return self
+
+
 class LoraSpec(Config):
     """The adapter on the language model; the towers stay as they are."""
 

@@ -76,6 +76,10 @@ def _parse(line: str, path: Path, number: int) -> Rating:
         raise UsageError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise UsageError(f"{where}: a rating is an object, got {type(row).__name__}")
+    if "video_a" in row:
+        raise UsageError(
+            f"{where}: this rates a pair of clips", "the critic is trained on ratings of one clip"
+        )
     keys = sorted((set(row) - set(NOTES)) ^ set(KEYS))
     if keys:
         raise UsageError(f"{where}: missing or unknown keys: {', '.join(keys)}")
@@ -92,10 +96,10 @@ def _parse(line: str, path: Path, number: int) -> Rating:
 
 
 def _refuse_leaks(ratings: Sequence[Rating], path: Path) -> None:
-    """Refuse a face or utterance that is in training and in the test."""
-    for what in ("identity_id", "utterance"):
-        seen = {getattr(r, what) for r in ratings if r.split == "train"}
-        both = sorted(seen & {getattr(r, what) for r in ratings if r.split == "test"})
+    """Refuse a face, utterance or video that is in training and in the test."""
+    for what in ("identity_id", "utterance", "video"):
+        seen = {str(getattr(r, what)) for r in ratings if r.split == "train"}
+        both = sorted(seen & {str(getattr(r, what)) for r in ratings if r.split == "test"})
         if both:
             raise UsageError(
                 f"{path}: {what} {both[0]!r} is in train and in test ({len(both)} such)",
