@@ -12,7 +12,7 @@ from ft2.config import Config
 class WeightsConfig(Config):
     """Sizes of the puppet data, and changes of the presets, stage by stage."""
 
-    train_clips: int = Field(8400, ge=240)
+    train_clips: int = Field(8400, ge=24)
     """Puppet clips to train on: faces and sentences of the split ``train``."""
     dev_clips: int = Field(600, ge=1)
     """Puppet clips for held-out losses: other faces and sentences."""
