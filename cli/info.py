@@ -1,6 +1,7 @@
 """The command `ft2 info`: what a file or directory made by ft2 is."""
 
 import json as json_module
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 
 from ft2.cli.options import Json, emit
 from ft2.errors import UsageError
+from ft2.wan.layouts import describe_names
 
 _ROWS = {"ratings.jsonl": "ratings", "conditions.jsonl": "conditions"}
 
@@ -31,6 +33,8 @@ def info(
 def _file(path: Path) -> dict[str, Any] | None:
     if path.suffix == ".safetensors":
         return {"what": "weights", **_tensors([path])}
+    if path.suffix in {".ckpt", ".pt", ".pth"}:
+        return {"what": "weights", **_pickle(path)}
     if path.suffix == ".jsonl":
         return {"what": _ROWS.get(path.name, "records"), "records": _count_lines(path)}
     return None
@@ -77,23 +81,38 @@ def _run_directory(path: Path) -> dict[str, Any]:
 
 def _tensors(files: list[Path]) -> dict[str, Any]:
     """Count tensors and parameters from the headers alone; no weights are read."""
-    tensors = parameters = 0
     kinds: set[str] = set()
+    shapes: dict[str, list[int]] = {}
+    tensors = parameters = 0
     for file in files:
         for name, entry in _header(file).items():
             if name == "__metadata__":
                 continue
-            count = 1
-            for size in entry["shape"]:
-                count *= size
-            tensors, parameters = tensors + 1, parameters + count
+            tensors, parameters = tensors + 1, parameters + prod(entry["shape"])
+            shapes[name] = entry["shape"]
             kinds.add(entry["dtype"])
     return {
+        **describe_names(shapes),
         "files": len(files),
         "tensors": tensors,
         "parameters": parameters,
         "types": sorted(kinds),
         "bytes": _bytes(files),
+    }
+
+
+def _pickle(path: Path) -> dict[str, Any]:
+    """Describe a PyTorch file of plain tensors; its numbers are not read."""
+    from ft2.wan.checkpoint import load_pickle
+
+    tensors = load_pickle(path, "meta")
+    return {
+        **describe_names({name: tuple(t.shape) for name, t in tensors.items()}),
+        "files": 1,
+        "tensors": len(tensors),
+        "parameters": sum(t.numel() for t in tensors.values()),
+        "types": sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}),
+        "bytes": path.stat().st_size,
     }
 
 

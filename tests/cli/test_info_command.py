@@ -61,6 +61,39 @@ def test_adapters_policies_and_datasets_are_told_apart(
     assert info(tmp_path / "data", capsys)["ratings"] == 2
 
 
+def test_a_foreign_checkpoint_says_its_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    projection = {"proj.weight": torch.zeros(6, 4), "norm.weight": torch.zeros(6)}
+    processors = {
+        f"blocks.{n}.cross_attn.processor.{x}_proj.weight": torch.zeros(8, 6, dtype=torch.float16)
+        for n in range(3)
+        for x in "kv"
+    }
+    state = {"proj_model": {**projection, "norm.bias": torch.zeros(6)},
+             "audio_processor": processors}  # fmt: skip
+    torch.save(state, tmp_path / "model.ckpt")
+    found = info(tmp_path / "model.ckpt", capsys)
+    assert found["audio_branch"] == "official layout, 3 blocks, 9 tensors, complete"
+    assert (found["tensors"], found["parameters"]) == (9, 24 + 12 + 6 * 48)
+    assert found["types"] == ["float16", "float32"]
+    wan = {f"model.diffusion_model.blocks.{n}.self_attn.q.weight": torch.zeros(8, 8)
+           for n in range(2)}  # fmt: skip
+    save_tensors(tmp_path / "wan.safetensors", wan)
+    found = info(tmp_path / "wan.safetensors", capsys)
+    assert (found["layout"], found["blocks"], found["width"]) == (
+        "official Wan transformer",
+        2,
+        8,
+    )
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    torch.save({"x": Path("y")}, tmp_path / "evil.pth")
+    with pytest.raises(SystemExit) as stop:
+        main(["info", str(tmp_path / "evil.pth")])
+    assert stop.value.code == 2
+    assert "not a readable checkpoint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("blob", [b"", b"\xff" * 100, (4).to_bytes(8, "little") + b"{{{{"])
 def test_damaged_weights_are_refused(
     tmp_path: Path, blob: bytes, capsys: pytest.CaptureFixture[str]

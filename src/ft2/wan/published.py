@@ -1,124 +1,116 @@
-"""Loading of the published weights: Wan2.1-I2V in diffusers' layout, and FantasyTalking's audio.
+"""Loading of the published weights: Wan2.1-I2V, and FantasyTalking's audio branch.
 
-The directory holds ``transformer``, ``text_encoder``, ``tokenizer``, ``image_encoder``, ``vae`` (as
-Wan-AI/Wan2.1-I2V-14B-720P-Diffusers), ``wav2vec2`` (facebook/wav2vec2-base-960h) and one file
-``fantasytalking*.ckpt`` or ``.safetensors``. Nothing is downloaded and no code in it is run.
+The directory holds ``text_encoder``, ``tokenizer``, ``image_encoder``, ``vae`` (as
+Wan-AI/Wan2.1-I2V-14B-720P-Diffusers), ``wav2vec2`` (facebook/wav2vec2-base-960h), the transformer
+(in a folder ``transformer`` or as plain files; Wan's own or diffusers' names; one file or shards)
+and one file ``fantasytalking*.ckpt`` or ``.safetensors``. Nothing is downloaded and no code in it
+is run.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
-from torch import Tensor
+from torch import nn
 
 from ft2.errors import UsageError
-from ft2.runs import load_tensors
+from ft2.wan.checkpoint import audio_files, shapes_of, sharded_files, tensors_of
 from ft2.wan.codec import WanVae
 from ft2.wan.dit import FP32_PARTS, TalkingTransformer, build_dit
+from ft2.wan.layouts import canonical_names, grouped, is_official
 from ft2.wan.model import LatentSpace, TalkingModel
 from ft2.wan.spec import Architecture, WanSpec
 
-FOLDERS = ("transformer", "text_encoder", "tokenizer", "image_encoder", "vae", "wav2vec2")
-_PROJECTION = re.compile(r"(?:.*\.)?(?:proj_model\.)(proj\.weight|norm\.weight|norm\.bias)$")
-_PROCESSOR = re.compile(
-    r"(?:.*\.)?blocks\.(\d+)\.(?:cross_attn|attn2)\.(?:processor\.)?([kv])_proj\.weight$"
-)
+FOLDERS = ("text_encoder", "tokenizer", "image_encoder", "vae", "wav2vec2")
+Shapes = dict[str, tuple[int, ...]]
 
 
-def flatten_checkpoint(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return nested mappings of tensors (the official file) as one with dotted names."""
-    flat: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{inner}": t for inner, t in flatten_checkpoint(value).items()}
-        elif isinstance(value, Tensor):
-            flat[name] = value
-    return flat
+def transformer_files(directory: Path) -> list[Path]:
+    """Return the files that make up the transformer with its audio branch.
 
-
-def audio_branch(state: Mapping[str, object], num_layers: int) -> dict[str, Tensor]:
-    """Return the audio branch under ft2's names from any of its four published layouts.
-
-    The layouts are the official pickle (``proj_model`` and ``audio_processor`` mappings), its flat
-    safetensors twin, the ComfyUI one (``blocks.N.cross_attn.k_proj``) and a whole trained
-    transformer.
+    The transformer is in ``transformer`` or, as in Wan's own repository, beside the other files;
+    the audio branch is in one file ``fantasytalking*``, or inside the transformer.
 
     Raises:
-        UsageError: if not exactly 2 * num_layers + 3 tensors are found.
+        UsageError: nothing is there, shards are missing, or there are several audio files.
     """
-    found: dict[str, Tensor] = {}
-    for name, tensor in flatten_checkpoint(state).items():
-        if match := _PROJECTION.match(name):
-            found[f"proj_model.{match[1]}"] = tensor
-        elif match := _PROCESSOR.match(name):
-            found[f"blocks.{match[1]}.attn2.processor.{match[2]}_proj.weight"] = tensor
-    wanted = 2 * num_layers + 3
-    if len(found) != wanted:
+    folder = directory / "transformer"
+    files = sharded_files(folder if folder.is_dir() else directory)
+    audio = audio_files(directory)
+    if not files:
         raise UsageError(
-            f"the audio weights hold {len(found)} tensors of the audio branch, {wanted} are needed",
-            "give FantasyTalking's checkpoint for a transformer of as many blocks",
+            f"'{directory}' holds no transformer (*.safetensors, or a folder transformer)",
+            "download Wan2.1-I2V-14B-720P there, in its own or in diffusers' layout",
         )
-    return found
-
-
-def read_audio_file(directory: Path) -> dict[str, object]:
-    """Read the one ``fantasytalking*`` file of a directory; pickles only as plain tensors."""
-    found = [
-        path
-        for path in sorted(directory.glob("fantasytalking*"))
-        if path.suffix in {".ckpt", ".safetensors", ".pt"}
-    ]
-    if len(found) != 1:
+    if len(audio) > 1:
         raise UsageError(
-            f"'{directory}' holds {len(found)} files fantasytalking*, one is needed",
-            "put the audio weights (.ckpt or .safetensors) there",
+            f"'{directory}' holds {len(audio)} files fantasytalking*:"
+            f" {', '.join(path.name for path in audio)}",
+            "keep one",
         )
-    if found[0].suffix == ".safetensors":
-        return dict(load_tensors(found[0])[0])
-    try:
-        state: dict[str, object] = torch.load(found[0], map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UsageError(f"'{found[0]}' is not a readable checkpoint: {error}") from error
-    return state
+    return [*files, *audio]
 
 
-def load_dit(dit: TalkingTransformer, directory: Path, dtype: torch.dtype) -> None:
-    """Fill a transformer that lies on the meta device, shard by shard, in place.
+def name_map(shapes: Sequence[Shapes]) -> list[dict[str, str]]:
+    """Return ft2's name of every tensor, file by file; see ``ft2.wan.layouts``."""
+    official = any(is_official(file) for file in shapes)
+    return [canonical_names(list(file), official) for file in shapes]
+
+
+def check_fit(wanted: Shapes, shapes: Sequence[Shapes], names: Sequence[dict[str, str]]) -> None:
+    """Refuse files that are not exactly the wanted tensors.
 
     Raises:
-        UsageError: naming the tensors that are missing, unknown or of another shape.
+        UsageError: naming all tensors that are missing, unknown, twice there or misshapen.
     """
-    wanted = {name: p.shape for name, p in dit.named_parameters()}
-    problems: list[str] = []
+    found: Shapes = {}
+    unknown, twice, misshapen = [], [], []
+    for file, known in zip(shapes, names, strict=True):
+        for old, shape in file.items():
+            name = known[old]
+            if name not in wanted:
+                unknown.append(old)
+            elif name in found:
+                twice.append(name)
+            elif shape != wanted[name]:
+                misshapen.append(f"{name} is {list(shape)}, not {list(wanted[name])}")
+            found[name] = shape
+    missing = [name for name in wanted if name not in found]
+    problems = {"missing": missing, "unknown": unknown, "twice there": twice}
+    texts = [f"{len(n)} {what}: {grouped(n)}" for what, n in problems.items() if n]
+    texts += [f"{len(misshapen)} of another shape: {'; '.join(misshapen[:5])}"] * bool(misshapen)
+    if texts:
+        raise UsageError(
+            f"the weights hold {len(found)} tensors and do not fit the architecture's"
+            f" {len(wanted)}: {'. '.join(texts)}",
+            "check `model.architecture` with `ft2 info FILE`, or download the weights again",
+        )
 
-    def put(tensors: Mapping[str, Tensor]) -> None:
-        known = {}
-        for name, tensor in tensors.items():
-            if wanted.get(name) != tensor.shape:
-                problems.append(f"{name} {tuple(tensor.shape)}")
-                continue
+
+def load_dit(dit: TalkingTransformer, files: Sequence[Path], dtype: torch.dtype) -> None:
+    """Fill a transformer that lies on the meta device, tensor by tensor, in place.
+
+    Nothing is read before all names and shapes are found to fit. What Wan computes in float32
+    stays in it.
+
+    Raises:
+        UsageError: see :func:`check_fit`.
+    """
+    wanted = {name: tuple(p.shape) for name, p in dit.named_parameters()}
+    shapes = [shapes_of(path) for path in files]
+    names = name_map(shapes)
+    check_fit(wanted, shapes, names)
+    for path, known in zip(files, names, strict=True):
+        for old, tensor in tensors_of(path):
+            name = known[old]
             keep = any(part in name for part in FP32_PARTS)
-            known[name] = tensor.to(torch.float32 if keep else dtype)
-            del wanted[name]
-        dit.load_state_dict(known, strict=False, assign=True)
-
-    put(audio_branch(read_audio_file(directory), dit.config.num_layers))
-    for shard in sorted((directory / "transformer").glob("*.safetensors")):
-        put(load_tensors(shard)[0])
-    if problems or wanted:
-        listed = "; ".join(
-            [*(f"does not fit: {p}" for p in problems), *(f"missing: {n}" for n in wanted)][:5]
-        )
-        raise UsageError(
-            f"'{directory}' does not fit the architecture:"
-            f" {len(problems) + len(wanted)} tensors ({listed})",
-            "check `architecture`, or download the weights again",
-        )
+            cast = tensor.to(torch.float32 if keep else dtype)
+            place, _, leaf = name.rpartition(".")
+            setattr(dit.get_submodule(place), leaf, nn.Parameter(cast, requires_grad=False))
     config = dit.config
     dit.rope = WanRotaryPosEmbed(
         config.attention_head_dim, tuple(config.patch_size), config.rope_max_seq_len
@@ -152,12 +144,13 @@ def load_published(spec: WanSpec, architecture: Architecture, directory: Path) -
             f"'{directory}' lacks {', '.join(missing)}",
             "it must hold Wan2.1-I2V in diffusers' layout, wav2vec2, and FantasyTalking's file",
         )
+    files = transformer_files(directory)
     from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel, Wav2Vec2Model
 
     dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
     with torch.device("meta"):
         dit = build_dit(architecture)
-    load_dit(dit, directory, dtype)
+    load_dit(dit, files, dtype)
     vae = AutoencoderKLWan.from_pretrained(
         directory / "vae", torch_dtype=dtype, local_files_only=True
     )
