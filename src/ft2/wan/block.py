@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
 from torch import Tensor, nn
 
-from ft2.lora import apply_linear
+from ft2.lora import apply_linear, apply_linears
 
 
 class AudioProjection(nn.Module):
@@ -78,9 +78,10 @@ def self_attention(
     attn: WanAttention, x: Tensor, rotary: tuple[Tensor, Tensor], gate: Tensor | None
 ) -> Tensor:
     """Return self-attention over all video tokens, [B, N, C]."""
-    query = attn.norm_q(apply_linear(attn.to_q, x, gate)).unflatten(2, (attn.heads, -1))
-    key = attn.norm_k(apply_linear(attn.to_k, x, gate)).unflatten(2, (attn.heads, -1))
-    value = split_heads(apply_linear(attn.to_v, x, gate), attn.heads)
+    query, key, value = apply_linears((attn.to_q, attn.to_k, attn.to_v), x, gate)
+    query = attn.norm_q(query).unflatten(2, (attn.heads, -1))
+    key = attn.norm_k(key).unflatten(2, (attn.heads, -1))
+    value = split_heads(value, attn.heads)
     query, key = rotate(query, rotary).transpose(1, 2), rotate(key, rotary).transpose(1, 2)
     return apply_linear(attn.to_out[0], attend(query, key, value), gate)
 
@@ -102,8 +103,9 @@ def audio_attention(
         [B, N, C].
     """
     batch, groups = audio.shape[:2]
-    key = apply_linear(attn.processor.k_proj, audio, gate).flatten(0, 1)
-    value = apply_linear(attn.processor.v_proj, audio, gate).flatten(0, 1)
+    processor = attn.processor
+    key, value = apply_linears((processor.k_proj, processor.v_proj), audio, gate)
+    key, value = key.flatten(0, 1), value.flatten(0, 1)
     grouped = query.unflatten(1, (groups, -1)).flatten(0, 1)
     out = attend(
         split_heads(grouped, attn.heads),
@@ -127,13 +129,13 @@ def cross_attention(
     """Return text, image and audio attention summed before the one output projection."""
     query = attn.norm_q(apply_linear(attn.to_q, x, gate))
     heads = split_heads(query, attn.heads)
-    key = split_heads(attn.norm_k(apply_linear(attn.to_k, text, gate)), attn.heads)
-    value = split_heads(apply_linear(attn.to_v, text, gate), attn.heads)
+    key, value = apply_linears((attn.to_k, attn.to_v), text, gate)
+    key, value = split_heads(attn.norm_k(key), attn.heads), split_heads(value, attn.heads)
     out = attend(heads, key, value)
     if image is not None:
-        key = attn.norm_added_k(apply_linear(attn.add_k_proj, image, gate))
-        value = split_heads(apply_linear(attn.add_v_proj, image, gate), attn.heads)
-        key = split_heads(key, attn.heads)
+        key, value = apply_linears((attn.add_k_proj, attn.add_v_proj), image, gate)
+        key = split_heads(attn.norm_added_k(key), attn.heads)
+        value = split_heads(value, attn.heads)
         out = out + attend(heads, key, value)
     if audio is not None and audio_mask is not None:
         heard = audio_attention(attn, query, audio, audio_mask, gate)
