@@ -1,11 +1,11 @@
 """Commands of `ft2 critic`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ft2.cli import critic_ratings
+from ft2.cli import critic_ratings, critic_use
 from ft2.cli.options import (
     ConfigArgs,
     DryRun,
@@ -26,17 +26,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Train, evaluate and use the critic.", no_args_is_help=True)
 app.command("import")(critic_ratings.import_ratings)
 app.command("split")(critic_ratings.split)
-
-Adapter = Annotated[
-    Path | None,
-    typer.Option(
-        "--adapter", metavar="DIR", help="A trained critic (RUN/adapter).", show_default=False
-    ),
-]
-Clips = Annotated[
-    list[Path], typer.Argument(metavar="CLIP...", help="Video files with sound, faces in view.")
-]
-Device = Annotated[str, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1.")]
+app.command("score")(critic_use.score)
+app.command("eval")(critic_use.evaluate)
 
 
 @app.command()
@@ -100,85 +91,6 @@ def _plan(settings: "CriticConfig", output: Path) -> dict[str, Any]:
         if settings.engine.kind == "deepspeed"
         else "ft2 critic train ...",
     }
-
-
-@app.command()
-def score(
-    clips: Clips,
-    adapter: Adapter = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Leave out the thresholds fitted on the dev split.")
-    ] = False,
-    device: Device = "cpu",
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Print P(yes) for motion, lip and quality of each clip."""
-    from ft2.pairs import DIMENSIONS
-
-    adapter = _adapter(adapter)
-    missing = [str(path) for path in clips if not path.is_file()]
-    if missing:
-        raise UsageError(f"no such clip: {missing[0]}", "give paths of video files")
-    from ft2.critic.score import CriticScorer
-
-    progress = make_progress(quiet)
-    scorer = CriticScorer(adapter, calibrated=not raw, device=device, progress=progress)
-    scores = scorer.score(clips)
-    if json:
-        rows = [
-            {"clip": str(path), **{d: s.get(d) for d in DIMENSIONS}}
-            for path, s in zip(clips, scores, strict=True)
-        ]
-        emit({"adapter": str(adapter), "scores": rows}, json=True)
-        return
-    width = max(len(str(path)) for path in clips)
-    typer.echo(f"{'clip':{width}}" + "".join(f"{d:>9}" for d in DIMENSIONS))
-    for path, found in zip(clips, scores, strict=True):
-        typer.echo(f"{path!s:{width}}" + "".join(f"{found.get(d):9.3f}" for d in DIMENSIONS))
-
-
-def _adapter(given: Path | None) -> Path:
-    """Return the adapter to use: the one given, else that of `runs/critic`."""
-    path = given or Path("runs/critic/adapter")
-    if not (path / "critic.json").is_file():
-        inner = path / "adapter"
-        if (inner / "critic.json").is_file():
-            return inner
-        raise UsageError(
-            f"there is no trained critic in '{path}'",
-            "give --adapter RUN/adapter, or train one: ft2 critic train nano/critic ratings=FILE",
-        )
-    return path
-
-
-@app.command("eval")
-def evaluate(
-    ratings: Annotated[Path, typer.Argument(metavar="RATINGS", help="A ratings.jsonl.")],
-    adapter: Adapter = None,
-    split: Annotated[str, typer.Option("--split", help="train, dev or test.")] = "test",
-    device: Device = "cpu",
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Print how often the critic agrees with raters, beside the judges that it must beat."""
-    if split not in ("train", "dev", "test"):
-        raise UsageError(f"unknown split '{split}'", "choose train, dev or test")
-    adapter = _adapter(adapter)
-    from ft2.critic import evaluate as evaluation
-
-    result = evaluation.evaluate(
-        ratings,
-        adapter,
-        split=split,  # type: ignore[arg-type]
-        device=device,
-        progress=make_progress(quiet),
-    )
-    if json:
-        emit(result, json=True)
-        return
-    for line in evaluation.table_lines(result):
-        typer.echo(line)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The critic's LoRA: where it sits, how it is saved, a loader that refuses what does not fit."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ft2.critic.config import LoraSpec
 from ft2.errors import RunError, UsageError
-from ft2.pairs import DIMENSIONS
 from ft2.runs import atomic_dir, hash_file, load_tensors, read_json, save_tensors, write_json
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ TARGETS = (
 
 LINEARS_PER_LAYER = 7
 SCHEMA = 1
+CARD_KEYS = ("questions", "model", "base_sha256", "thresholds")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class CriticCard:
     """Hash of the base weights' file; empty when the base is not one file of ft2's."""
     thresholds: dict[str, float]
     """Log-odds of Yes at which the answer turns, per dimension, fitted on the dev split."""
+    reference: dict[str, Any] | None = None
+    """Log-odds of the dev split's clips, with a name: what percentiles are against; see
+    `ft2.critic.reference`."""
 
 
 def add_lora(
@@ -96,7 +99,7 @@ def save_adapter(model: "PeftModel", card: CriticCard, directory: Path) -> None:
         config.save_pretrained(str(temporary))
         config.inference_mode = False
         save_tensors(temporary / "adapter_model.safetensors", adapter_state(model))
-        write_json(temporary / "critic.json", {"schema": SCHEMA, **card.__dict__})
+        write_json(temporary / "critic.json", {"schema": SCHEMA, **asdict(card)})
 
 
 def read_card(directory: Path) -> CriticCard:
@@ -113,8 +116,13 @@ def read_card(directory: Path) -> CriticCard:
     data = read_json(path)
     if data.pop("schema", None) != SCHEMA:
         raise UsageError(f"{path} is not of schema {SCHEMA}", "train the critic again")
-    if set(data["questions"]) != set(DIMENSIONS):
-        raise UsageError(f"{path} asks about {sorted(data['questions'])}, not {list(DIMENSIONS)}")
+    known = {field.name for field in fields(CriticCard)}
+    wrong = sorted(set(data) - known | set(CARD_KEYS) - set(data))
+    if wrong or set(data["questions"]) != set(data["thresholds"]):
+        raise UsageError(
+            f"{path} is damaged or of a newer ft2: missing or unknown {wrong or 'thresholds'}",
+            "train the critic again",
+        )
     return CriticCard(**data)
 
 

@@ -5,7 +5,6 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ft2.config import Config, EngineConfig
-from ft2.pairs import DIMENSIONS
 from ft2.qwen.spec import QwenSpec
 
 QUESTIONS = {
@@ -14,6 +13,8 @@ QUESTIONS = {
     "quality": "Is the visual quality good?",
 }
 """The questions of FantasyTalking2's annotation, answered Yes or No."""
+
+MAX_DIMENSIONS = 8
 
 
 class SplitConfig(Config):
@@ -49,7 +50,7 @@ class CriticConfig(Config):
     model: QwenSpec = QwenSpec()
     """The Thinker and the clips it takes."""
     questions: dict[str, str] = QUESTIONS
-    """Question of each dimension, in the order motion, lip, quality."""
+    """Question of each dimension, 1 to 8; the ratings' keys. Pairs for tlpo need the three."""
     ratings: str
     """Path of a ``ratings.jsonl``."""
     lora: LoraSpec = LoraSpec()
@@ -79,9 +80,8 @@ class CriticConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if tuple(self.questions) != DIMENSIONS:
-            raise ValueError(
-                f"questions must have the keys {list(DIMENSIONS)} in this order, "
-                f"got {list(self.questions)}"
-            )
+        if not 1 <= len(self.questions) <= MAX_DIMENSIONS:
+            raise ValueError(f"there must be 1 to {MAX_DIMENSIONS} questions, got {self.questions}")
+        if any(not name.isidentifier() or not asked for name, asked in self.questions.items()):
+            raise ValueError(f"a dimension is a name with its question, got {self.questions}")
         return self

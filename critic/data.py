@@ -14,7 +14,7 @@ from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS
 
 Split = Literal["train", "dev", "test"]
-KEYS = ("video", *DIMENSIONS, "identity_id", "audio_id", "split", "source")
+KEYS = ("video", "identity_id", "audio_id", "split", "source")
 NOTES = ("caption", "defects")
 """Keys that a puppet's rating may have besides; training does not read them."""
 
@@ -25,8 +25,8 @@ class Rating:
 
     video: Path
     """The mp4 file."""
-    labels: tuple[bool | None, bool | None, bool | None]
-    """Yes, No or unrated for motion, lip, quality."""
+    labels: tuple[bool | None, ...]
+    """Yes, No or unrated for each dimension (motion, lip, quality)."""
     identity_id: str
     """Whose face."""
     audio_id: str
@@ -43,8 +43,15 @@ class Rating:
         return self.audio_id.split("@")[0]
 
 
-def read_ratings(path: Path, split: Split | None = None) -> list[Rating]:
+def read_ratings(
+    path: Path, split: Split | None = None, dimensions: Sequence[str] = DIMENSIONS
+) -> list[Rating]:
     """Return the ratings of a ``ratings.jsonl``, all or of one split.
+
+    Args:
+        path: The file.
+        split: Which split; None is all.
+        dimensions: The keys of the answers, in the order of `Rating.labels`.
 
     Raises:
         UsageError: No such file; a line that is not what it must be (its number is named); a
@@ -57,7 +64,7 @@ def read_ratings(path: Path, split: Split | None = None) -> list[Rating]:
     ratings = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
-            ratings.append(_parse(line, path, number))
+            ratings.append(_parse(line, path, number, dimensions))
     _refuse_leaks(ratings, path)
     chosen = [r for r in ratings if split is None or r.split == split]
     if not chosen:
@@ -68,7 +75,7 @@ def read_ratings(path: Path, split: Split | None = None) -> list[Rating]:
     return chosen
 
 
-def _parse(line: str, path: Path, number: int) -> Rating:
+def _parse(line: str, path: Path, number: int, dimensions: Sequence[str]) -> Rating:
     where = f"{path}:{number}"
     try:
         row = json.loads(line)
@@ -80,10 +87,10 @@ def _parse(line: str, path: Path, number: int) -> Rating:
         raise UsageError(
             f"{where}: this rates a pair of clips", "the critic is trained on ratings of one clip"
         )
-    keys = sorted((set(row) - set(NOTES)) ^ set(KEYS))
+    keys = sorted((set(row) - set(NOTES)) ^ {*KEYS, *dimensions})
     if keys:
         raise UsageError(f"{where}: missing or unknown keys: {', '.join(keys)}")
-    labels = tuple(row[d] for d in DIMENSIONS)
+    labels = tuple(row[d] for d in dimensions)
     if any(label is not None and not isinstance(label, bool) for label in labels):
         raise UsageError(f"{where}: an answer is true, false or null, got {list(labels)}")
     if row["split"] not in ("train", "dev", "test"):

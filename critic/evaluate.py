@@ -11,8 +11,7 @@ from ft2.critic.data import Split, other_voice, read_ratings
 from ft2.critic.tokens import Critic, Rows, encode_ratings
 from ft2.critic.train import log_odds
 from ft2.errors import UsageError
-from ft2.metrics import accuracy, classify
-from ft2.pairs import DIMENSIONS
+from ft2.metrics import accuracy, calibration, classify
 from ft2.qwen import packed
 from ft2.qwen.spec import QwenSpec
 from ft2.qwen.thinker import load_thinker
@@ -62,13 +61,14 @@ def evaluate(
     Raises:
         UsageError: Ratings or adapter are missing or unfit.
     """
-    rated = [r for r in read_ratings(ratings, split) if source in (None, r.source)]
+    card = read_card(adapter_dir)
+    dimensions = tuple(card.questions)
+    rated = [r for r in read_ratings(ratings, split, dimensions) if source in (None, r.source)]
     if not rated:
         raise UsageError(f"{ratings} has no {split} ratings of source {source!r}")
-    card = read_card(adapter_dir)
     spec = model or QwenSpec.model_validate(card.model)
     thinker, processor = load_thinker(spec, device)
-    questions = [card.questions[d] for d in DIMENSIONS]
+    questions = list(card.questions.values())
     layout = packed.make_layout(thinker, processor, spec, questions)
     silent = packed.make_layout(thinker, processor, spec, questions, with_audio=False)
     critic = Critic(thinker, processor, spec)
@@ -90,9 +90,9 @@ def _table(
     odds: "dict[str, Tensor]", thresholds: dict[str, float], known: Rows, split: str
 ) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
-    first = _first_windows(known)
+    first = known.first_windows()
     labels, groups = known.labels[first].numpy(), known.utterances[first]
-    for column, dimension in enumerate(DIMENSIONS):
+    for column, dimension in enumerate(thresholds):
         rated = labels[:, column] >= 0
         truth, voices = labels[rated, column] > 0, groups[rated]
         if not len(truth):
@@ -100,6 +100,8 @@ def _table(
         scores = {name: x[:, column].numpy(force=True)[rated] for name, x in odds.items()}
         cut = thresholds[dimension]
         rows["critic"][dimension] = _row(scores["critic_raw"], truth, voices, cut)
+        chances = 1 / (1 + np.exp(cut - scores["critic_raw"].astype(np.float64)))
+        rows["critic"][dimension]["calibration"] = calibration(chances, truth, voices)
         for name in ("critic_raw", "untrained"):
             rows[name][dimension] = _row(scores[name], truth, voices, 0.0)
         for name in ("audio_removed", "audio_swapped"):
@@ -125,11 +127,6 @@ def _table(
     }
 
 
-def _first_windows(rows: Rows) -> "np.ndarray[Any, Any]":
-    _, first = np.unique(rows.clip.numpy(), return_index=True)
-    return np.asarray(first)
-
-
 def _row(
     scores: "np.ndarray[Any, Any]",
     truth: "np.ndarray[Any, Any]",
@@ -144,12 +141,12 @@ def table_lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['split']}: {result['clips']} clips, {result['utterances']} utterances, "
         f"{result['identities']} faces; accuracy [95 % over utterances] AUC",
-        f"{'':24}" + "".join(f"{d:>30}" for d in DIMENSIONS),
+        f"{'':24}" + "".join(f"{d:>30}" for d in result["thresholds"]),
     ]
     for name, cells in result["rows"].items():
-        texts = [_cell(cells.get(dimension)) for dimension in DIMENSIONS]
+        texts = [_cell(cells.get(dimension)) for dimension in result["thresholds"]]
         lines.append(f"{name:24}" + "".join(f"{text:>30}" for text in texts))
-    counts = [str(result["rows"]["critic"].get(d, {}).get("n", 0)) for d in DIMENSIONS]
+    counts = [str(result["rows"]["critic"].get(d, {}).get("n", 0)) for d in result["thresholds"]]
     lines.append(f"{'n':24}" + "".join(f"{text:>30}" for text in counts))
     return lines
 

@@ -1,13 +1,14 @@
 """Ask a trained critic about clips: P(yes) per dimension."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ft2.critic.adapter import base_hash, load_adapter, read_card
+from ft2.critic.adapter import SCHEMA, CriticCard, base_hash, load_adapter, read_card
+from ft2.critic.cache import fingerprint
 from ft2.critic.tokens import Critic, encode_views
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS, Scores
@@ -51,65 +52,118 @@ class CriticScorer:
 
         self.batch_size, self.progress = batch_size, progress or Silent()
         self.name = "critic without adapter"
-        questions: dict[str, str] = QUESTIONS
-        thresholds: dict[str, float] = dict.fromkeys(DIMENSIONS, 0.0)
+        self.questions: dict[str, str] = QUESTIONS
+        self.card: CriticCard | None = None
+        self.base_sha256 = ""
+        cuts: dict[str, float] = {}
         if adapter_dir is not None:
-            card = read_card(Path(adapter_dir))
+            card = self.card = read_card(Path(adapter_dir))
             model = model or QwenSpec.model_validate(card.model)
-            questions = card.questions
-            thresholds = card.thresholds if calibrated else thresholds
+            self.questions = card.questions
+            self.base_sha256 = card.base_sha256
+            cuts = card.thresholds if calibrated else cuts
             _check_base(card.base_sha256, weights_dir(model), Path(adapter_dir))
             self.name = f"critic {hash_file(Path(adapter_dir) / 'adapter_model.safetensors')[:12]}"
         self.spec = model or QwenSpec()
         self.thinker: Qwen2_5OmniThinkerForConditionalGeneration
         self.processor: Qwen2_5OmniProcessor
         self.thinker, self.processor = load_thinker(self.spec, device)
-        ordered = [questions[d] for d in DIMENSIONS]
-        self.layout = packed.make_layout(self.thinker, self.processor, self.spec, ordered)
-        self.thresholds = torch.tensor([thresholds[d] for d in DIMENSIONS])
+        self.dimensions = tuple(self.questions)
+        asked = list(self.questions.values())
+        self.layout = packed.make_layout(self.thinker, self.processor, self.spec, asked)
+        self.thresholds = torch.tensor([cuts.get(d, 0.0) for d in self.dimensions])
         if adapter_dir is not None:
             load_adapter(self.thinker, Path(adapter_dir))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that a clip's log-odds depend on besides the clip."""
+        base = self.base_sha256 or str(weights_dir(self.spec))
+        return fingerprint(
+            {
+                "adapter": self.name,
+                "base": base,
+                "model": self.spec.model_dump(mode="json", exclude={"weights"}),
+                "questions": self.questions,
+                "schema": SCHEMA,
+            }
+        )
 
     def score(self, paths: Sequence[Path]) -> list[Scores]:
         """Return the scores of video files, in order; the batch size does not change them.
 
         Raises:
-            UsageError: A file cannot be read, has no sound, shows no face, or is too short.
+            UsageError: A file cannot be read, has no sound, shows no face, or is too short; the
+                critic has other dimensions than motion, lip and quality.
         """
-        found: list[Scores] = []
+        self._check_dimensions()
+        return self._scores(torch.stack([self._found(odds) for odds in self.clip_odds(paths)]))
+
+    @staticmethod
+    def _found(odds: Tensor | UsageError) -> Tensor:
+        if isinstance(odds, UsageError):
+            raise odds
+        return odds
+
+    def clip_odds(self, paths: Sequence[Path]) -> Iterator[Tensor | UsageError]:
+        """Yield for each file its log-odds before any threshold, float32 [N], or why it has none.
+
+        Of a clip that is longer than the model's format, the mean over its windows.
+        """
         views: list[ClipView] = []
-        owners: list[int] = []
+        waiting: list[int | UsageError] = []
         for number, path in enumerate(paths):
-            new = read_views(Path(path), self.spec)
-            views += new
-            owners += [number] * len(new)
+            try:
+                new = read_views(Path(path), self.spec)
+                views += new
+                waiting.append(len(new))
+            except UsageError as error:
+                waiting.append(error)
             if len(views) >= self.batch_size or number + 1 == len(paths):
-                found += self._scores(views, owners)
-                views, owners = [], []
+                yield from self._flush(views, waiting)
+                views, waiting = [], []
                 self.progress.update("score clips", number + 1, len(paths))
-        return found
+
+    def _flush(
+        self, views: list[ClipView], waiting: list[int | UsageError]
+    ) -> Iterator[Tensor | UsageError]:
+        odds = self.log_odds(views)
+        first = 0
+        for item in waiting:
+            if isinstance(item, UsageError):
+                yield item
+            else:
+                yield odds[first : first + item].mean(0)
+                first += item
 
     def score_views(self, views: Sequence[ClipView]) -> list[Scores]:
         """Return the scores of clips that are in memory (see `ft2.qwen.view.make_view`)."""
-        return self._scores(list(views), list(range(len(views))))
+        self._check_dimensions()
+        return self._scores(self.log_odds(views))
 
     @torch.no_grad()
     def log_odds(self, views: Sequence[ClipView]) -> Tensor:
-        """Return logit(Yes) - logit(No) less the threshold, float32 [N, 3] on the CPU."""
+        """Return logit(Yes) - logit(No), float32 [views, N] on the CPU, before any threshold."""
         critic = Critic(self.thinker, self.processor, self.spec)
-        parts = []
+        parts = [torch.zeros(0, len(self.dimensions))]
         for start in range(0, len(views), self.batch_size):
             batch = views[start : start + self.batch_size]
             video, audio = encode_views(critic, batch)
             logits = packed.answer_logits(self.thinker, self.layout, video, audio).float()
             parts.append((logits[..., self.layout.yes_id] - logits[..., self.layout.no_id]).cpu())
-        return torch.cat(parts) - self.thresholds
+        return torch.cat(parts)
 
-    def _scores(self, views: list[ClipView], owners: list[int]) -> list[Scores]:
-        odds = self.log_odds(views)
-        rows = torch.tensor(owners)
-        means = [odds[rows == owner].mean(0) for owner in dict.fromkeys(owners)]
-        return [Scores(*torch.sigmoid(mean.double()).tolist()) for mean in means]
+    def _scores(self, odds: Tensor) -> list[Scores]:
+        chances = torch.sigmoid((odds - self.thresholds).double())
+        return [Scores(*row) for row in chances.tolist()]
+
+    def _check_dimensions(self) -> None:
+        if self.dimensions != DIMENSIONS:
+            raise UsageError(
+                f"this critic answers {', '.join(self.dimensions)}, "
+                f"preference data needs {', '.join(DIMENSIONS)}",
+                "train one on these three questions",
+            )
 
 
 def _check_base(recorded: str, base: Path, adapter_dir: Path) -> None:

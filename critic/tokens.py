@@ -35,7 +35,7 @@ class Rows:
     """What is known of N clip windows."""
 
     labels: Tensor
-    """int64 [N, 3]: 1 Yes, 0 No, -1 unrated."""
+    """int64 [N, Q]: 1 Yes, 0 No, -1 unrated."""
     clip: Tensor
     """int64 [N]: which clip of the list a window is of."""
     identity_ids: Strings
@@ -48,6 +48,10 @@ class Rows:
     def __len__(self) -> int:
         """Return the number of windows."""
         return len(self.labels)
+
+    def first_windows(self) -> Strings:
+        """Return the number of the first window of each clip, int64 [clips]."""
+        return np.unique(self.clip.numpy(), return_index=True)[1]
 
 
 class Tokens(Protocol):

@@ -1,6 +1,7 @@
 """Train Talking-Critic: cross-entropy on the answers to three questions, one packed forward."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ft2.critic.adapter import CriticCard, add_lora, base_hash, count_trainable, save_adapter
 from ft2.critic.config import CriticConfig
 from ft2.critic.data import Rating, other_voice, read_ratings
+from ft2.critic.reference import make_reference
 from ft2.critic.tokens import Critic, Tokens, encode_ratings, lazy_ratings
 from ft2.engine import Engine, make_engine
 from ft2.errors import UsageError
@@ -22,7 +24,7 @@ from ft2.runs import Interrupts, Progress, RunDir, check_output
 if TYPE_CHECKING:
     from peft import PeftModel
 
-LIP = DIMENSIONS.index("lip")
+LIP = "lip"
 
 
 class AnswerLoss(nn.Module):
@@ -63,9 +65,10 @@ def train_critic(
         Interrupted: A signal came; a checkpoint was written first.
     """
     check_output(output, resume=resume)
-    train = read_ratings(Path(config.ratings), "train")
-    _check_labels(train)
-    dev = _dev_ratings(Path(config.ratings))
+    dimensions = tuple(config.questions)
+    train = read_ratings(Path(config.ratings), "train", dimensions)
+    _check_labels(train, dimensions)
+    dev = [r for r in read_ratings(Path(config.ratings), None, dimensions) if r.split == "dev"]
     base = weights_dir(config.model)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
@@ -80,15 +83,19 @@ def train_critic(
     seconds = {"load_and_encode": round(time.monotonic() - started, 1)}
     losses = _optimise(config, run, AnswerLoss(model, layout, config.smoothing), tokens, progress)
     seconds["total"] = round(time.monotonic() - started, 1)
-    thresholds: dict[str, float] = dict.fromkeys(DIMENSIONS, 0.0)
+    thresholds, reference = dict.fromkeys(dimensions, 0.0), None
     if dev:
         held = _tokens(critic, dev, config.model_copy(update={"copies": 0}), progress)
-        thresholds = fit_thresholds(log_odds(model.eval(), layout, held), held.rows.labels)
+        odds = log_odds(model.eval(), layout, held)
+        thresholds = fit_thresholds(odds, held.rows.labels[held.rows.first_windows()], dimensions)
+        name = f"dev clips of {Path(config.ratings).name}"
+        reference = make_reference(name, "this critic", dimensions, odds.tolist()).to_dict()
     card = CriticCard(
         questions=dict(config.questions),
         model=config.model.model_dump(mode="json"),
         base_sha256=base_hash(base),
         thresholds=thresholds,
+        reference=reference,
     )
     save_adapter(model, card, run.path / "adapter")
     result: dict[str, Any] = {
@@ -104,10 +111,6 @@ def train_critic(
     return result
 
 
-def _dev_ratings(path: Path) -> list[Rating]:
-    return [rating for rating in read_ratings(path) if rating.split == "dev"]
-
-
 def _tokens(
     critic: Critic, ratings: list[Rating], config: CriticConfig, progress: Progress
 ) -> Tokens:
@@ -118,8 +121,8 @@ def _tokens(
     )
 
 
-def _check_labels(ratings: list[Rating]) -> None:
-    for column, dimension in enumerate(DIMENSIONS):
+def _check_labels(ratings: list[Rating], dimensions: tuple[str, ...]) -> None:
+    for column, dimension in enumerate(dimensions):
         labels = {rating.labels[column] for rating in ratings} - {None}
         if len(labels) < 2:
             raise UsageError(
@@ -194,10 +197,11 @@ def draw(tokens: Tokens, config: CriticConfig, place: int) -> tuple[Tensor, Tens
     labels = tokens.rows.labels[rows].clone()
     swapped = torch.rand(size, generator=rng) < config.swap
     other = rows
-    if bool(swapped.any()):
+    if bool(swapped.any()) and LIP in config.questions:
+        lip = list(config.questions).index(LIP)
         voices = other_voice(tokens.rows.utterances, rng)[rows]
         other = torch.where(swapped, voices, rows)
-        labels[:, LIP] = torch.where(swapped, 0, labels[:, LIP])
+        labels[:, lip] = torch.where(swapped, 0, labels[:, lip])
     return (*tokens.take(rows, other), labels)
 
 
@@ -247,7 +251,9 @@ def log_odds(
     return total.index_add(0, index, odds) / count[:, None]
 
 
-def fit_thresholds(odds: Tensor, labels: Tensor) -> dict[str, float]:
+def fit_thresholds(
+    odds: Tensor, labels: Tensor, dimensions: Sequence[str] = DIMENSIONS
+) -> dict[str, float]:
     """Return per dimension the log-odds that separate Yes from No, halfway between clips.
 
     Of the thresholds whose balanced accuracy lies within one standard error of the best, the one
@@ -256,11 +262,12 @@ def fit_thresholds(odds: Tensor, labels: Tensor) -> dict[str, float]:
     or one answer only it is 0.
 
     Args:
-        odds: [N, 3].
-        labels: [N, 3] in {1, 0, -1}.
+        odds: [N, Q].
+        labels: [N, Q] in {1, 0, -1}.
+        dimensions: Names of the Q columns.
     """
     found: dict[str, float] = {}
-    for column, dimension in enumerate(DIMENSIONS):
+    for column, dimension in enumerate(dimensions):
         rated = labels[:, column] >= 0
         x = odds[rated, column].double().numpy(force=True)
         y = labels[rated, column].numpy(force=True).astype(bool)

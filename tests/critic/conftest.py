@@ -7,9 +7,16 @@ import pytest
 from critic_toys import CLIP, SMALL
 
 from ft2.critic.config import CriticConfig
+from ft2.critic.train import train_critic
 from ft2.media import write_video
 from ft2.qwen.thinker import new_thinker, save_thinker
 from ft2.qwen.tokens import build_processor
+from ft2.runs import Silent
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +68,13 @@ def config(spec, ratings):
     return CriticConfig(
         model=spec, ratings=str(ratings), engine=engine, steps=6, checkpoint_steps=2
     )
+
+
+@pytest.fixture(scope="session")
+def adapter(spec, ratings, tmp_path_factory):
+    """A critic of a few steps: enough to score, not to be right."""
+    engine = {"learning_rate": 3e-3, "micro_batch_size": 8, "warmup_steps": 2}
+    config = CriticConfig(model=spec, ratings=str(ratings), engine=engine, steps=6)
+    run = tmp_path_factory.mktemp("adapter") / "run"
+    train_critic(config, run, False, Silent())
+    return run / "adapter"

@@ -1,0 +1,234 @@
+"""Commands of `ft2 critic` that use a trained critic: score and eval."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ft2.cli.critic_ratings import OutputFile, refuse_existing
+from ft2.cli.options import Json, Quiet, emit, make_progress, say
+from ft2.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from ft2.critic.api import ClipScore, TalkingCritic
+
+Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter", metavar="DIR", help="A trained critic (RUN/adapter).", show_default=False
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1.")]
+
+
+def find_adapter(given: Path | None) -> Path:
+    """Return the adapter to use: the one given, else that of `runs/critic`.
+
+    Raises:
+        UsageError: There is none.
+    """
+    path = given or Path("runs/critic/adapter")
+    if not (path / "critic.json").is_file():
+        inner = path / "adapter"
+        if (inner / "critic.json").is_file():
+            return inner
+        raise UsageError(
+            f"there is no trained critic in '{path}'",
+            "give --adapter RUN/adapter, or train one: ft2 critic train nano/critic ratings=FILE",
+        )
+    return path
+
+
+def score(
+    clips: Annotated[
+        list[Path],
+        typer.Argument(metavar="CLIP...", help="Video files with sound, or JSONL with a `clip`."),
+    ],
+    adapter: Adapter = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave out the thresholds fitted on the dev split.")
+    ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="FILE",
+            help="What z and percentile are against; without it the critic's own dev clips.",
+            show_default=False,
+        ),
+    ] = None,
+    write_reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-reference", metavar="FILE", help="Also make a reference set of these clips."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Clips a forward pass; scores stay alike.")
+    ] = 16,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor keep scores of earlier calls.")
+    ] = False,
+    device: Device = "cpu",
+    output: OutputFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print P(yes) per dimension of each clip, and its percentile among reference clips."""
+    adapter = find_adapter(adapter)
+    paths = _clip_paths(clips)
+    for path in (output, write_reference):
+        if path is not None:
+            refuse_existing(path)
+    from ft2.critic.api import TalkingCritic
+    from ft2.critic.cache import default_dir
+    from ft2.critic.reference import read_reference
+    from ft2.critic.reference import write_reference as save
+
+    critic = TalkingCritic.from_pretrained(
+        adapter,
+        device=device,
+        batch_size=batch_size,
+        reference=None if reference is None else read_reference(reference),
+        cache_dir=None if no_cache else default_dir(),
+        calibrated=not raw,
+        progress=make_progress(quiet),
+    )
+    scores = critic.score(videos=paths)
+    if write_reference is not None:
+        save(write_reference, critic.make_reference(write_reference.stem, scores))
+    _show(critic, scores, adapter, output, json)
+    if all(found.error for found in scores):
+        raise RunError(f"none of {len(scores)} clips could be scored", "see the reasons above")
+
+
+def _clip_paths(clips: Sequence[Path]) -> list[Path]:
+    """Return the clips that are named, those in JSONL files relative to their file.
+
+    Raises:
+        UsageError: A named file is missing, or a row names no clip.
+    """
+    missing = [str(path) for path in clips if not path.is_file()]
+    if missing:
+        raise UsageError(f"no such clip: {missing[0]}", "give paths of video files")
+    paths = []
+    for path in clips:
+        if path.suffix.lower() != ".jsonl":
+            paths.append(path)
+            continue
+        from ft2.critic.importers import read_rows
+
+        for number, row in read_rows(path):
+            name = row.get("clip", row.get("video")) if isinstance(row, dict) else None
+            if not isinstance(name, str):
+                raise UsageError(f"{path}: row {number} has no clip", 'write {"clip": "a.mp4"}')
+            paths.append(path.parent / name)
+    return paths
+
+
+def _show(
+    critic: "TalkingCritic",
+    scores: "list[ClipScore]",
+    adapter: Path,
+    output: Path | None,
+    json: bool,
+) -> None:
+    import json as writer
+
+    from ft2.runs import write_atomic
+
+    rows = [found.to_dict() for found in scores]
+    if output is not None:
+        write_atomic(output, "".join(writer.dumps(row) + "\n" for row in rows))
+    scale = None if critic.reference is None else critic.reference.name
+    if json:
+        facts = {"adapter": str(adapter), "critic": critic.scorer.fingerprint, "reference": scale}
+        emit({**facts, "scores": rows}, json=True)
+        return
+    width = max(len(str(found.path)) for found in scores)
+    typer.echo(f"{'clip':{width}}" + "".join(f"{d:>17}" for d in critic.dimensions))
+    for found in scores:
+        typer.echo(f"{found.path!s:{width}}" + _cells(found, critic.dimensions))
+    if scale is not None:
+        count = len(next(iter(critic.reference.log_odds.values()))) if critic.reference else 0
+        say(f"P(yes), and percentile among {count} clips: {scale}")
+
+
+def _cells(found: "ClipScore", dimensions: Sequence[str]) -> str:
+    if found.error is not None:
+        return f"  {found.error}"
+    if found.percentile is None:
+        return "".join(f"{found.p[d]:17.3f}" for d in dimensions)
+    return "".join(f"{found.p[d]:9.3f} ({found.percentile[d]:3.0f} %)" for d in dimensions)
+
+
+def evaluate(
+    ratings: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RATINGS", help="A ratings.jsonl, or answers of `ft2 critic import`."
+        ),
+    ],
+    adapter: Adapter = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            metavar="FILE",
+            help="For answers about pairs: JSONL of `ft2 critic score`, or of any other judge.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train, dev or test.")] = "test",
+    device: Device = "cpu",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Also write eval.json and eval.html."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print how often the critic agrees with raters, beside the judges that it must beat."""
+    if split not in ("train", "dev", "test"):
+        raise UsageError(f"unknown split '{split}'", "choose train, dev or test")
+    from ft2.critic.eval_page import check_output, write_evaluation
+
+    if output is not None:
+        check_output(output)
+    result, lines = (
+        _evaluate_clips(ratings, adapter, split, device, quiet)
+        if scores is None
+        else _evaluate_pairs(ratings, scores)
+    )
+    if output is not None:
+        write_evaluation(output, result)
+    if json:
+        emit(result, json=True)
+        return
+    for line in lines:
+        typer.echo(line)
+
+
+def _evaluate_clips(
+    ratings: Path, adapter: Path | None, split: str, device: str, quiet: bool
+) -> tuple[dict[str, Any], list[str]]:
+    adapter = find_adapter(adapter)
+    from ft2.critic import evaluate as evaluation
+
+    result = evaluation.evaluate(
+        ratings,
+        adapter,
+        split=split,  # type: ignore[arg-type]
+        device=device,
+        progress=make_progress(quiet),
+    )
+    return result, evaluation.table_lines(result)
+
+
+def _evaluate_pairs(answers: Path, scores: Path) -> tuple[dict[str, Any], list[str]]:
+    from ft2.critic import evaluate_pairs as evaluation
+    from ft2.critic.importers import read_answers
+
+    found = evaluation.evaluate_pairs(read_answers(answers), evaluation.read_scores(scores))
+    return found, evaluation.table_lines(found)
