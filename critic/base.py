@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,6 +61,12 @@ class PretrainConfig(Config):
     """Steps between checkpoints."""
     seed: int = Field(0, ge=0)
     """Seed of weights, order and variation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.model.streams:
+            raise ValueError("base training shows the composite: leave model.streams empty")
+        return self
 
 
 @dataclass

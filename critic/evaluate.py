@@ -8,12 +8,13 @@ import torch
 
 from ft2.critic.adapter import load_adapter, read_card
 from ft2.critic.data import Split, other_voice, read_ratings
+from ft2.critic.score import card_model
 from ft2.critic.tokens import Critic, Rows, encode_ratings
 from ft2.critic.train import log_odds
 from ft2.errors import UsageError
 from ft2.metrics import accuracy, calibration, classify
-from ft2.qwen import packed
 from ft2.qwen.spec import QwenSpec
+from ft2.qwen.streams import layout_of
 from ft2.qwen.thinker import load_thinker
 from ft2.runs import Progress, Silent
 
@@ -66,11 +67,10 @@ def evaluate(
     rated = [r for r in read_ratings(ratings, split, dimensions) if source in (None, r.source)]
     if not rated:
         raise UsageError(f"{ratings} has no {split} ratings of source {source!r}")
-    spec = model or QwenSpec.model_validate(card.model)
+    spec = card_model(card, model)
     thinker, processor = load_thinker(spec, device)
-    questions = list(card.questions.values())
-    layout = packed.make_layout(thinker, processor, spec, questions)
-    silent = packed.make_layout(thinker, processor, spec, questions, with_audio=False)
+    layout = layout_of(thinker, processor, spec, card.questions)
+    silent = layout_of(thinker, processor, spec, card.questions, with_audio=False)
     critic = Critic(thinker, processor, spec)
     tokens = encode_ratings(critic, rated, progress=progress or Silent())
     adapted = load_adapter(thinker, adapter_dir)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ft2.config import flatten
 from ft2.critic.adapter import SCHEMA, CriticCard, base_hash, load_adapter, read_card
 from ft2.critic.cache import fingerprint
 from ft2.critic.tokens import Critic, encode_views
@@ -14,6 +15,7 @@ from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS, Scores
 from ft2.qwen import packed
 from ft2.qwen.spec import QwenSpec
+from ft2.qwen.streams import layout_of
 from ft2.qwen.thinker import load_thinker, weights_dir
 from ft2.qwen.view import ClipView, read_views
 from ft2.runs import Progress, Silent, hash_file
@@ -58,7 +60,7 @@ class CriticScorer:
         cuts: dict[str, float] = {}
         if adapter_dir is not None:
             card = self.card = read_card(Path(adapter_dir))
-            model = model or QwenSpec.model_validate(card.model)
+            model = card_model(card, model)
             self.questions = card.questions
             self.base_sha256 = card.base_sha256
             cuts = card.thresholds if calibrated else cuts
@@ -69,8 +71,7 @@ class CriticScorer:
         self.processor: Qwen2_5OmniProcessor
         self.thinker, self.processor = load_thinker(self.spec, device)
         self.dimensions = tuple(self.questions)
-        asked = list(self.questions.values())
-        self.layout = packed.make_layout(self.thinker, self.processor, self.spec, asked)
+        self.layout = layout_of(self.thinker, self.processor, self.spec, self.questions)
         self.thresholds = torch.tensor([cuts.get(d, 0.0) for d in self.dimensions])
         if adapter_dir is not None:
             load_adapter(self.thinker, Path(adapter_dir))
@@ -164,6 +165,28 @@ class CriticScorer:
                 f"preference data needs {', '.join(DIMENSIONS)}",
                 "train one on these three questions",
             )
+
+
+def card_model(card: CriticCard, given: QwenSpec | None) -> QwenSpec:
+    """Return the Thinker of a card; one that is given may differ in where its weights are.
+
+    Raises:
+        UsageError: It shows clips otherwise (format, view, streams) or has other sizes.
+    """
+    own = QwenSpec.model_validate(card.model)
+    if given is None:
+        return own
+    one, other = (
+        flatten(spec.model_dump(mode="json", exclude={"weights"})) for spec in (own, given)
+    )
+    changed = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    if changed:
+        key = changed[0]
+        raise UsageError(
+            f"the critic was trained with model.{key} = {one.get(key)!r}, not {other.get(key)!r}",
+            "what a critic sees belongs to its checkpoint: leave model.* as in critic.json",
+        )
+    return given
 
 
 def _check_base(recorded: str, base: Path, adapter_dir: Path) -> None:

@@ -95,7 +95,7 @@ class LazyTokens:
         parts = []
         for picture, sound in zip(pictures.tolist(), sounds.tolist(), strict=True):
             seen, heard = self._view(picture % count), self._view(sound % count)
-            view = ClipView(seen.pixels, heard.audio)
+            view = ClipView(seen.streams, heard.audio)
             varied = picture >= count
             rng = torch.Generator().manual_seed(self.seed * 1_000_003 + picture) if varied else None
             parts.append(encode_views(self.critic, [view], variation=rng))
@@ -117,15 +117,25 @@ def encode_views(
         variation: Mirrors, relights and softens the clips at random; None leaves them as they are.
     """
     device = next(critic.thinker.parameters()).device
-    pixels = torch.from_numpy(np.stack([view.pixels for view in views]))
-    if variation is not None:
-        flip = (torch.rand(len(pixels), generator=variation) < 0.5).view(-1, 1, 1, 1, 1)
-        pixels = torch.where(flip, pixels.flip(3), pixels)
-        pixels = recolour(soften(pixels, variation), variation).round_().to(torch.uint8)
-    patches = towers.patchify(pixels, critic.spec, critic.processor).to(device)
+    state = None if variation is None else variation.get_state()
+    parts = []
+    for number, spec in enumerate(critic.spec.stream_specs):
+        pixels = torch.from_numpy(np.stack([view.streams[number] for view in views]))
+        if variation is not None and state is not None:
+            variation.set_state(state)  # every stream of a clip is varied alike
+            pixels = _vary(pixels, variation)
+        patches = towers.patchify(pixels, spec, critic.processor).to(device)
+        parts.append(towers.video_features(critic.thinker, patches, spec))
+    video = torch.cat(parts, dim=1)
     mel, _ = towers.mel_features(critic.processor, [view.audio for view in views])
-    video = towers.video_features(critic.thinker, patches, critic.spec)
     return video, towers.audio_features(critic.thinker, mel.to(device))
+
+
+def _vary(pixels: Tensor, rng: torch.Generator) -> Tensor:
+    """Return uint8 clips [B, T, H, W, 3], some mirrored, with other light, tint and sharpness."""
+    flip = (torch.rand(len(pixels), generator=rng) < 0.5).view(-1, 1, 1, 1, 1)
+    pixels = torch.where(flip, pixels.flip(3), pixels)
+    return recolour(soften(pixels, rng), rng).round_().to(torch.uint8)
 
 
 def encode_ratings(

@@ -18,6 +18,7 @@ from ft2.engine import Engine, make_engine
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS
 from ft2.qwen import packed
+from ft2.qwen.streams import layout_of
 from ft2.qwen.thinker import load_thinker, weights_dir
 from ft2.runs import Interrupts, Progress, RunDir, check_output
 
@@ -75,7 +76,7 @@ def train_critic(
         return dict(run.result)
     started = time.monotonic()
     thinker, processor = load_thinker(config.model, config.device)
-    layout = packed.make_layout(thinker, processor, config.model, list(config.questions.values()))
+    layout = layout_of(thinker, processor, config.model, config.questions)
     thinker.set_attn_implementation("eager")
     model = add_lora(thinker, config.lora, config.seed)
     critic = Critic(thinker, processor, config.model)

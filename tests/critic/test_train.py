@@ -1,6 +1,7 @@
 """Training learns, resumes byte for byte, and its critic scores and is evaluated."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ft2.critic.tokens import CachedTokens, Critic, Rows, encode_ratings, lazy_r
 from ft2.errors import UsageError
 from ft2.qwen import packed
 from ft2.qwen.thinker import load_thinker
+from ft2.qwen.view import ClipView, read_views
 from ft2.runs import Silent, hash_file
 
 
@@ -176,3 +178,29 @@ def test_lazy_tokens_equal_cached_ones(spec, ratings):
     varied = lazy.take(pictures + len(rated), sounds)[0]
     assert not torch.allclose(varied, cached.take(pictures, sounds)[0], atol=1e-2)
     assert torch.equal(varied, lazy.take(pictures + len(rated), sounds)[0])
+
+
+def test_streams_train_score_and_keep_their_preprocessing(config, tmp_path):
+    from ft2.qwen.spec import StreamSpec
+
+    streams = (
+        StreamSpec(answers=("quality", "motion"), width=32, height=32, every=2),
+        StreamSpec(answers=("lip",), crop="mouth", width=64, height=32, audio=True),
+    )
+    model = config.model.model_copy(update={"streams": streams})
+    settings = config.model_copy(update={"model": model, "steps": 3, "copies": 1})
+    train.train_critic(settings, tmp_path / "run", False, Silent())
+    scorer = CriticScorer(tmp_path / "run" / "adapter")
+    assert scorer.spec.streams == streams
+    test = read_ratings(Path(config.ratings), "test")
+    views = [read_views(r.video, scorer.spec)[0] for r in test[:2]]
+    loud = ClipView(views[0].streams, views[1].audio)
+    own, swapped = scorer.log_odds([views[0]])[0], scorer.log_odds([loud])[0]
+    assert own[0] == swapped[0]
+    assert own[2] == swapped[2]
+    assert own[1] != swapped[1]
+    table = evaluate(Path(config.ratings), tmp_path / "run" / "adapter")["rows"]
+    for row in ("audio_removed", "audio_swapped"):
+        assert table[row]["motion"]["auc"] == table["critic"]["motion"]["auc"]
+    with pytest.raises(UsageError, match=r"model\.streams"):
+        CriticScorer(tmp_path / "run" / "adapter", model=config.model)

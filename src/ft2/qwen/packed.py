@@ -127,28 +127,29 @@ def make_layout(
     blank = np.zeros((times, spec.view.height, spec.view.face_size, 3), np.uint8)
     silence = np.zeros(spec.clip.num_samples, np.float32) if with_audio else None
     ids: list[Tensor] = []
-    positions: list[Tensor] = []
+    places: list[Tensor] = []
     owners: list[Tensor] = []
     num_prefix = 0
     for index, question in enumerate(questions):
         data = process(processor, spec, PREFIX + TAIL.format(question=question), blank, silence)
         row = data["input_ids"][0]
-        place = _positions(thinker, data, with_audio)
+        place = positions(thinker, data, with_audio)
         if index == 0:
             tail = processor.tokenizer(TAIL.format(question=question)).input_ids
             num_prefix = len(row) - len(tail)
             ids.append(row[:num_prefix])
-            positions.append(place[:, :num_prefix])
+            places.append(place[:, :num_prefix])
             owners.append(torch.full((num_prefix,), -1))
         ids.append(row[num_prefix:])
-        positions.append(place[:, num_prefix:])
+        places.append(place[:, num_prefix:])
         owners.append(torch.full((len(row) - num_prefix,), index))
-    return _assemble(thinker, processor, ids, positions, owners)
+    return assemble(thinker, processor, ids, places, owners)
 
 
-def _positions(
+def positions(
     thinker: "Qwen2_5OmniThinkerForConditionalGeneration", data: dict[str, Tensor], audio: bool
 ) -> Tensor:
+    """Return the positions [3, L] of one text with its media, as the class itself counts them."""
     mask = data.get("feature_attention_mask")
     position_ids, _ = thinker.model.get_rope_index(
         data["input_ids"],
@@ -162,13 +163,14 @@ def _positions(
     return position_ids[:, 0].long()
 
 
-def _assemble(
+def assemble(
     thinker: "Qwen2_5OmniThinkerForConditionalGeneration",
     processor: "Qwen2_5OmniProcessor",
     ids: list[Tensor],
-    positions: list[Tensor],
+    places: list[Tensor],
     owners: list[Tensor],
 ) -> Layout:
+    """Return the plan of parts: a token sees the tokens before it that are its own or nobody's."""
     input_ids, owner = torch.cat(ids), torch.cat(owners)
     length = len(input_ids)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -177,7 +179,7 @@ def _assemble(
     ends = torch.tensor([len(part) for part in ids]).cumsum(0) - 1
     return Layout(
         input_ids=input_ids,
-        position_ids=torch.cat(positions, dim=1),
+        position_ids=torch.cat(places, dim=1),
         mask=causal & visible,
         answers=ends[1:],
         video=(input_ids == thinker.config.video_token_id).nonzero()[:, 0],

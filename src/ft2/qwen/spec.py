@@ -1,6 +1,6 @@
 """Sizes of a Thinker and what it sees; the one thing that tells nano from full."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -92,6 +92,29 @@ class ViewSpec(Config):
         return self.face_size + self.mouth_height
 
 
+class StreamSpec(Config):
+    """One of several looks at a clip, for the questions that need it."""
+
+    answers: tuple[str, ...] = Field(min_length=1)
+    """Dimensions whose questions follow this stream; they see it and the streams before it."""
+    crop: Literal["face", "mouth"] = "face"
+    """What is shown: the aligned face, or its mouth."""
+    width: int = Field(64, ge=8)
+    """Pixels of the picture's width."""
+    height: int = Field(64, ge=8)
+    """Pixels of the picture's height."""
+    every: int = Field(1, ge=1)
+    """Take every n-th frame; 1 is the clip's own rate."""
+    audio: bool = False
+    """Interleave the sound with the pictures, on one clock; needs ``every: 1``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.audio and self.every != 1:
+            raise ValueError(f"a stream with audio takes every frame, got every: {self.every}")
+        return self
+
+
 class QwenSpec(Config):
     """A Thinker: its sizes, the clips it takes, and where its weights are."""
 
@@ -105,6 +128,9 @@ class QwenSpec(Config):
     """Clips that the model judges; other formats are brought to this one first."""
     view: ViewSpec = ViewSpec()
     """Composite of face and mouth."""
+    streams: tuple[StreamSpec, ...] = ()
+    """Looks at the clip by what each question needs; empty shows the composite with the sound to
+    all questions, as in the paper."""
     weights: str = "nano"
     """``nano`` (shipped with ft2) or a directory with safetensors weights and processor files."""
 
@@ -116,12 +142,41 @@ class QwenSpec(Config):
                 f"view.face_size {self.view.face_size} and view.mouth_height "
                 f"{self.view.mouth_height} must be multiples of patch_size * merge_size = {cell}"
             )
+        for stream in self.streams:
+            if stream.width % cell or stream.height % cell:
+                raise ValueError(
+                    f"a stream of {stream.width}x{stream.height} pixels must have sides that are "
+                    f"multiples of patch_size * merge_size = {cell}"
+                )
+        asked = [name for stream in self.streams for name in stream.answers]
+        if len(set(asked)) != len(asked):
+            raise ValueError(f"a question follows one stream, got {asked}")
         if self.clip.seconds > self.audio.chunk_seconds:
             raise ValueError(
                 f"a clip of {self.clip.seconds} s does not fit audio.chunk_seconds "
                 f"{self.audio.chunk_seconds}"
             )
         return self
+
+    @property
+    def stream_specs(self) -> tuple["QwenSpec", ...]:
+        """One spec for each stream, whose view and clip are what that stream shows."""
+        return tuple(self._stream_spec(stream) for stream in self.streams) or (self,)
+
+    def _stream_spec(self, stream: StreamSpec) -> "QwenSpec":
+        shown = ViewSpec.model_construct(  # its height and width are all that counts
+            face_size=stream.width, mouth_height=stream.height - stream.width
+        )
+        clip = {
+            "num_frames": -(-self.clip.num_frames // stream.every),
+            "fps": self.clip.fps / stream.every,
+        }
+        changes = {
+            "view": shown,
+            "clip": self.clip.model_copy(update=clip),
+            "streams": (),
+        }
+        return self.model_copy(update=changes)
 
     @property
     def num_patches_in_time(self) -> int:
@@ -146,7 +201,9 @@ class QwenSpec(Config):
 
     @property
     def num_video_tokens(self) -> int:
-        """Video tokens of a clip."""
+        """Video tokens of a clip, of all streams together."""
+        if self.streams:
+            return sum(stream.num_video_tokens for stream in self.stream_specs)
         return self.num_patches_in_time * self.tokens_per_patch
 
     @property

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
-from ft2.qwen.spec import QwenSpec
+from ft2.qwen.spec import QwenSpec, StreamSpec
 
 Frames = npt.NDArray[np.uint8]
 Audio = npt.NDArray[np.float32]
@@ -19,10 +19,16 @@ Audio = npt.NDArray[np.float32]
 class ClipView:
     """One window of a clip, ready for the processor."""
 
-    pixels: Frames
-    """Composite frames, uint8 [T, view.height, view.face_size, 3]; T is even."""
+    streams: tuple[Frames, ...]
+    """Frames of each stream, uint8 [T, H, W, 3] with T even; one composite of `view.height` x
+    `view.face_size` where the spec has no streams."""
     audio: Audio
     """Sound of the window, float32 [clip.num_samples] in [-1, 1]."""
+
+    @property
+    def pixels(self) -> Frames:
+        """The first stream."""
+        return self.streams[0]
 
 
 @lru_cache(maxsize=16)
@@ -80,6 +86,29 @@ def composite(frames: Frames, spec: QwenSpec) -> Frames:
     return np.clip(np.rint(stacked), 0, 255).astype(np.uint8)
 
 
+def stream_frames(frames: Frames, stream: StreamSpec) -> Frames:
+    """Return what a stream shows, an odd number of frames padded by the last.
+
+    Args:
+        frames: Aligned face crops, uint8 [F, H, W, 3].
+        stream: Which part, how large, how often.
+
+    Returns:
+        uint8 [T, stream.height, stream.width, 3].
+    """
+    from ft2.faces import MOUTH_BOX
+
+    frames = frames[:: stream.every]
+    if len(frames) % 2:
+        frames = np.concatenate([frames, frames[-1:]])
+    height, width = frames.shape[1:3]
+    x0, y0, x1, y1 = MOUTH_BOX if stream.crop == "mouth" else (0.0, 0.0, 1.0, 1.0)
+    rows = _resize_matrix(height, y0 * height, y1 * height, stream.height)
+    columns = _resize_matrix(width, x0 * width, x1 * width, stream.width)
+    shown = np.einsum("yh,fhwc,xw->fyxc", rows, frames.astype(np.float32), columns, optimize=True)
+    return np.clip(np.rint(shown), 0, 255).astype(np.uint8)
+
+
 def make_view(frames: Frames, audio: Audio, spec: QwenSpec) -> ClipView:
     """Return the view of one aligned clip in the spec's format.
 
@@ -98,7 +127,10 @@ def make_view(frames: Frames, audio: Audio, spec: QwenSpec) -> ClipView:
             f"{clip.num_frames} and {clip.num_samples}",
             "cut the clip to the critic's format first",
         )
-    return ClipView(composite(frames, spec), np.ascontiguousarray(audio, dtype=np.float32))
+    streams = tuple(stream_frames(frames, stream) for stream in spec.streams)
+    return ClipView(
+        streams or (composite(frames, spec),), np.ascontiguousarray(audio, dtype=np.float32)
+    )
 
 
 def read_views(path: Path, spec: QwenSpec, max_windows: int = 3) -> list[ClipView]:
