@@ -1,7 +1,8 @@
 """The command `ft2 generate`."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,13 +11,20 @@ from ft2.cli.options import (
     DryRun,
     Json,
     Quiet,
+    Resume,
     Verbose,
     emit,
     make_progress,
     say,
     split_config_args,
 )
-from ft2.errors import UsageError
+from ft2.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from ft2.generator.best import Judge
+    from ft2.generator.config import GenerateConfig
+
+_SHOWN = ("video", "videos", "video_sha256", "seconds", "windows", "candidates", "remarks")
 
 
 def generate(
@@ -31,9 +39,23 @@ def generate(
         Path | None,
         typer.Option("--policy", metavar="DIR", help="An expert or fusion run; default: the base."),
     ] = None,
+    critic: Annotated[
+        Path | None,
+        typer.Option("--critic", metavar="DIR", help="Keep the best of num_seeds by this critic."),
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option("--batch", metavar="JSONL", help="Many videos: one JSON object a line."),
+    ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="JSON", help="Make a video again from its record."),
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="MP4", help="The clip to write.")
+        Path,
+        typer.Option("--output", "-o", metavar="MP4", help="The video; with --batch a directory."),
     ] = Path("talking.mp4"),
+    resume: Resume = False,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -44,15 +66,26 @@ def generate(
     from ft2.generator.config import GenerateConfig
 
     source, overrides = split_config_args(args)
-    config = load_config(GenerateConfig, source or "nano/generate", overrides)
-    _check(portrait, audio, policy, output)
-    if dry_run:
-        from ft2.generator.plan import plan_generation
+    _check_together(portrait, audio, policy, rows, again, source)
+    source = source or "nano/generate"
+    if again is not None:
+        from ft2.generator.record import read_record
 
-        emit(plan_generation(config), json)
+        recorded, portrait, audio, policy = read_record(again)
+        source, overrides = None, [*recorded, *overrides]
+    _check_paths(portrait, audio, policy, critic)
+    if rows is not None:
+        _batch(rows, source, overrides, policy, critic, output, resume, dry_run, json, quiet)
+        return
+    config = load_config(GenerateConfig, source, overrides)
+    if dry_run:
+        _plan(config, portrait, audio, output, json)
         return
     if portrait is None or audio is None:
         raise UsageError("nothing to speak with", "give --portrait IMAGE and --audio SOUND")
+    if _complete(config, output, resume):
+        emit({"video": str(output), "remarks": ["already complete"]}, json)
+        return
     from ft2.generator.run import generate_one
     from ft2.tlpo.policy import load_policy
 
@@ -65,18 +98,154 @@ def generate(
         make_policy=load_policy,
         progress=make_progress(quiet),
         say=say,
+        resume=resume,
+        judge=_judge(critic, config),
     )
-    emit({name: result[name] for name in ("video", "video_sha256", "seconds", "remarks")}, json)
+    emit({name: result[name] for name in _SHOWN if name in result}, json)
 
 
-def _check(portrait: Path | None, audio: Path | None, policy: Path | None, output: Path) -> None:
-    """Refuse missing inputs and an existing output, before anything is loaded."""
+def _check_together(
+    portrait: Path | None,
+    audio: Path | None,
+    policy: Path | None,
+    rows: Path | None,
+    again: Path | None,
+    source: str | None,
+) -> None:
+    """Refuse options that exclude one another."""
+    if rows is not None and (portrait or audio or again):
+        raise UsageError(
+            "--batch takes portraits and sounds from its rows", "leave the other options out"
+        )
+    if again is not None and (portrait or audio or policy or source):
+        raise UsageError(
+            "--from takes portrait, sound, policy and config from the record",
+            "leave the other options out; single values may be given as KEY=VALUE",
+        )
+
+
+def _check_paths(
+    portrait: Path | None, audio: Path | None, policy: Path | None, critic: Path | None
+) -> None:
+    """Refuse missing inputs before anything is loaded."""
     for option, path in (("--portrait", portrait), ("--audio", audio)):
         if path is not None and not path.is_file():
             raise UsageError(f"{option}: there is no file '{path}'", "check the path")
-    if policy is not None and not policy.is_dir():
+    for name, path, command in (("policy", policy, "tlpo"), ("critic", critic, "critic")):
+        if path is not None and not path.is_dir():
+            raise UsageError(
+                f"the {name} '{path}' is not a directory", f"give a run of ft2 {command} train"
+            )
+
+
+def _complete(config: "GenerateConfig", output: Path, resume: bool) -> bool:
+    """Say whether the video is there already.
+
+    Raises:
+        UsageError: an output exists without --resume.
+    """
+    from ft2.generator.record import kept_latents, seed_path
+
+    done = output.is_file() and output.with_suffix(".json").is_file()
+    if done and resume:
+        return True
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    files = [output] + [seed_path(output, seed) for seed in seeds if config.num_seeds > 1]
+    kept = [kept_latents(path) for path in files if kept_latents(path).exists()]
+    there = [path for path in files if path.exists()] + kept
+    if there and not resume:
         raise UsageError(
-            f"the policy '{policy}' is not a directory", "give a run of ft2 tlpo train"
+            f"the output '{there[0]}' already exists",
+            "choose another -o NAME.mp4, or go on with it: --resume",
         )
-    if output.exists():
-        raise UsageError(f"the output '{output}' already exists", "choose another -o NAME.mp4")
+    return False
+
+
+def _judge(critic: Path | None, config: "GenerateConfig") -> "Judge | None":
+    """Return the critic as a judge that loads when it is first asked."""
+    if critic is None:
+        return None
+    if config.num_seeds < 2:
+        raise UsageError("--critic chooses among several videos", "set num_seeds, such as 8")
+
+    def score(paths: Sequence[Path]) -> Any:
+        from ft2.critic.score import CriticScorer
+
+        folder = critic / "adapter" if (critic / "adapter").is_dir() else critic
+        return CriticScorer(folder, device=config.device).score(paths)
+
+    return score
+
+
+def _plan(
+    config: "GenerateConfig",
+    portrait: Path | None,
+    audio: Path | None,
+    output: Path,
+    json: bool,
+) -> None:
+    """Print what one video would take; inputs that are given are checked."""
+    from ft2.generator.plan import plan_generation
+    from ft2.generator.run import check_inputs
+
+    inputs = None
+    if portrait is not None and audio is not None:
+        inputs = check_inputs(config, portrait, audio, output)
+    emit(plan_generation(config, inputs), json)
+
+
+def _batch(
+    rows: Path,
+    source: str | None,
+    overrides: list[str],
+    policy: Path | None,
+    critic: Path | None,
+    output: Path,
+    resume: bool,
+    dry_run: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Make the videos of a list."""
+    from ft2.config import load_config
+    from ft2.generator.batch import check_rows, generate_rows, read_rows
+    from ft2.generator.config import GenerateConfig
+    from ft2.generator.record import Job
+
+    config = load_config(GenerateConfig, source, overrides)
+    jobs = []
+    for row in read_rows(rows):
+        own = load_config(GenerateConfig, source, [*overrides, *row.overrides])
+        jobs.append((row, Job(own, row.portrait, row.audio, output / f"{row.name}.mp4", policy)))
+    if output == Path("talking.mp4") or output.is_file():
+        raise UsageError(f"with --batch the output is a directory, not '{output}'", "write -o DIR")
+    if dry_run:
+        good, failed = check_rows(jobs)
+        windows = sum(len(inputs.starts) * job.config.num_seeds for _, job, inputs in good)
+        emit({"rows": len(jobs), "windows": windows, "refused": failed}, json)
+        return
+    if output.exists() and not resume:
+        raise UsageError(
+            f"the output '{output}' already exists", "choose another -o DIR, or add --resume"
+        )
+    result = generate_rows(
+        jobs, output, _talker(config, policy, quiet), say,
+        resume=resume, judge=_judge(critic, config),
+    )  # fmt: skip
+    emit(result, json)
+    if result["failed"]:
+        raise RunError(
+            f"{len(result['failed'])} of {result['rows']} rows failed: "
+            f"{', '.join(result['failed'])}",
+            f"see {output / 'results.json'}; --resume tries them again",
+        )
+
+
+def _talker(config: "GenerateConfig", policy: Path | None, quiet: bool) -> Callable[[], Any]:
+    def load() -> Any:
+        from ft2.generator.run import Talker
+        from ft2.tlpo.policy import load_policy
+
+        return Talker(config, policy, load_policy, make_progress(quiet))
+
+    return load

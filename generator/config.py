@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ft2.config import Config, EngineConfig
 from ft2.wan.spec import WanSpec
@@ -101,6 +101,32 @@ class GuidanceConfig(Config):
     """Prompt of the unconditional pass."""
 
 
+class ExpertConfig(Config):
+    """Factors on the gate's weights: 1 leaves an expert as trained, 0 switches it off."""
+
+    motion: float = Field(1.0, ge=-4, le=4)
+    """Of the expert of motion naturalness."""
+    lip: float = Field(1.0, ge=-4, le=4)
+    """Of the expert of lip synchronisation."""
+    quality: float = Field(1.0, ge=-4, le=4)
+    """Of the expert of visual quality."""
+
+
+class LongConfig(Config):
+    """How sound that is longer than one clip of the model is spoken: in overlapping windows."""
+
+    overlap_frames: int = Field(5, ge=1)
+    """Frames at the end of a window with which the next one begins; 1 + 4k."""
+    colour_match: bool = True
+    """Give every window the means and deviations of the first window's colours."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LongConfig:
+        if self.overlap_frames % 4 != 1:
+            raise ValueError(f"overlap_frames must be 1 + 4k, got {self.overlap_frames}")
+        return self
+
+
 class GenerateConfig(Config):
     """How ``ft2 generate`` samples a clip."""
 
@@ -118,6 +144,16 @@ class GenerateConfig(Config):
     """Strength of the audio branch."""
     seed: int = Field(0, ge=0)
     """Seed of the noise."""
+    num_seeds: int = Field(1, ge=1)
+    """Clips to make, with this seed and those after it; portrait and sound are encoded once."""
+    best_by: Literal["mean", "motion", "lip", "quality"] = "mean"
+    """With a critic: which of its scores chooses the best of ``num_seeds`` clips."""
+    expert: ExpertConfig = ExpertConfig()
+    """Strength of the policy's experts."""
+    long: LongConfig = LongConfig()
+    """Sound that is longer than one clip of the model."""
+    max_seconds: float | None = Field(None, gt=0)
+    """Speak at most so much of the sound; None speaks all of it."""
     batch_size: int = Field(1, ge=1)
     """Clips that are sampled together."""
     device: str = "cpu"
@@ -126,5 +162,17 @@ class GenerateConfig(Config):
     """Quality of the h264 file; lower is better."""
     portrait_margin: float = Field(0.0, ge=0)
     """Share of the aligned face crop's side that is added all around."""
+    face: tuple[float, float, float, float] | None = None
+    """x, y, width, height (pixels) around the middle of the face to take; None: the largest."""
+    one_face: bool = False
+    """Refuse a portrait with several faces when ``face`` does not choose one."""
+    need_face: bool = True
+    """Refuse a portrait without a face; otherwise it is cropped around its middle."""
     min_portrait_psnr: float | None = None
     """Refuse a portrait whose mouth the codec cannot return at this PSNR (dB)."""
+
+    @field_validator("face", mode="before")
+    @classmethod
+    def _split_face(cls, value: object) -> object:
+        """Take ``x,y,w,h`` as it is typed."""
+        return value.split(",") if isinstance(value, str) else value

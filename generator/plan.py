@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ft2.generator.config import GenerateConfig, TrainConfig
 from ft2.generator.sample import passes
@@ -10,6 +11,9 @@ from ft2.wan.audio import audio_windows
 from ft2.wan.dit import TalkingTransformer
 from ft2.wan.spec import Architecture, WanSpec
 from ft2.wan.weights import meta_dit, read_architecture
+
+if TYPE_CHECKING:
+    from ft2.generator.run import Inputs
 
 GIB = 2**30
 A100_FLOPS = 1.6e14
@@ -62,16 +66,27 @@ def describe_model(spec: WanSpec) -> dict[str, object]:
     }
 
 
-def plan_generation(config: GenerateConfig) -> dict[str, object]:
-    """Return the plan of ``ft2 generate``: model, passes, memory and time (estimates)."""
+def plan_generation(config: GenerateConfig, inputs: Inputs | None = None) -> dict[str, object]:
+    """Return the plan of ``ft2 generate``: model, passes, memory and time (estimates).
+
+    Args:
+        config: model and sampling.
+        inputs: checked inputs, if there are any; they say how many windows there are.
+    """
     plan = describe_model(config.model)
     architecture = read_architecture(config.model)
     count = int(str(plan["dit_parameters"]))
-    forwards = sum(len(passes(config.guidance, i / config.steps)) for i in range(config.steps))
+    windows = config.num_seeds * (1 if inputs is None else len(inputs.starts))
+    forwards = windows * sum(
+        len(passes(config.guidance, i / config.steps)) for i in range(config.steps)
+    )
     size = 2 if config.model.precision == "bf16" else 4
     seconds = forwards * forward_flops(architecture, count) / A100_FLOPS
+    if inputs is not None:
+        plan |= {"frames": inputs.frames, "remarks": inputs.remarks}
     return {
         **plan,
+        "windows": windows,
         "steps": config.steps,
         "forward_passes": forwards,
         "dit_memory_gib": round(count * size / GIB, 3),

@@ -1,41 +1,68 @@
-"""``ft2 generate``: one portrait, one sound, one clip with its record."""
+"""``ft2 generate``: one portrait, one sound; videos with their records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ft2 import media
 from ft2.config import ClipFormat
-from ft2.errors import UsageError
-from ft2.generator.codec_fit import mouth_psnr
-from ft2.generator.config import GenerateConfig
-from ft2.generator.inputs import load_portrait, load_sound
-from ft2.generator.sample import Gated, generate_batch
-from ft2.puppet.curves import Curves
-from ft2.puppet.portrait import CANVAS, prepare
-from ft2.puppet.render import render
-from ft2.runs import Progress, hash_file, write_json
+from ft2.errors import RunError, UsageError
+from ft2.generator.best import Judge, choose
+from ft2.generator.config import ExpertConfig, GenerateConfig
+from ft2.generator.inputs import find_portrait, read_sound
+from ft2.generator.portrait_check import check_portrait
+from ft2.generator.record import (
+    Clock,
+    Job,
+    Record,
+    job_key,
+    job_record,
+    kept_latents,
+    seed_path,
+)
+from ft2.generator.sample import Gated
+from ft2.generator.windows import (
+    Latents,
+    num_frames,
+    sample_long,
+    window_audio,
+    window_starts,
+)
+from ft2.runs import Interrupts, Progress, hash_file, read_json, write_json
+from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
-from ft2.wan.weights import load_talking_model, read_architecture, weights_dir
+from ft2.wan.weights import load_talking_model, read_architecture
 
-SCHEMA = 1
+__all__ = ["Inputs", "Job", "Talker", "check_inputs", "check_portrait", "generate_one"]
+
+RESUME = "go on with the same command and --resume"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Checked inputs of one generation."""
+    """Checked inputs of one generation.
+
+    Attributes:
+        portrait: aligned, uint8 [H, W, 3].
+        audio: the whole sound, float32 [N].
+        frames: frames of the video.
+        starts: first frame of each window.
+        remarks: what a person should know.
+        clip: format of one window.
+    """
 
     portrait: NDArray[np.uint8]
     audio: NDArray[np.float32]
+    frames: int
+    starts: list[int]
     remarks: list[str]
     clip: ClipFormat
 
@@ -55,60 +82,192 @@ def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Pa
         if not path.is_file():
             raise UsageError(f"the {name} '{path}' does not exist")
     clip = read_architecture(config.model).clip
-    sound, remarks = load_sound(audio, clip)
-    picture = load_portrait(portrait, clip, config.portrait_margin)
-    return Inputs(picture, sound, remarks, clip)
-
-
-def rehearsal(portrait: NDArray[np.uint8], clip: ClipFormat) -> NDArray[np.uint8]:
-    """Return the portrait drawn as a talking puppet, uint8 [F, size, size, 3].
-
-    Mouth and head move as much as they do in the clips that base training saw.
-
-    Raises:
-        NoFace: if the aligned portrait shows no face.
-    """
-    time = np.arange(clip.num_frames) / clip.fps
-    start = np.minimum(1.0, time / 0.16)
-    waves = {
-        "open": 0.35 * (1 - np.cos(5 * np.pi * time)) * start,
-        "width": 0.42 * np.sin(2.6 * np.pi * time),
-        "yaw": 0.085 * np.sin(1.2 * np.pi * time),
-        "pitch": 0.08 * np.sin(1.8 * np.pi * time),
-        "tx": 0.06 * np.sin(0.8 * np.pi * time),
-    }
-    table = [waves.get(name, np.zeros(clip.num_frames)) for name in Curves.names()]
-    large = cv2.resize(portrait, (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC)
-    identity = prepare(np.asarray(large, np.uint8), "portrait")
-    return render(identity, Curves.unstack(np.stack(table, -1)), clip.width)
-
-
-def portrait_psnr(model: TalkingModel, portrait: NDArray[np.uint8]) -> float:
-    """Return the codec's mouth-box PSNR (dB) on the portrait drawn as a talking puppet."""
-    frames = torch.from_numpy(rehearsal(portrait, model.clip))[None]
-    back = model.codec.decode(model.codec.encode(frames), frames[:, 0])
-    return mouth_psnr(back[:, 1:].numpy(), frames[:, 1:].numpy())
-
-
-def check_portrait(
-    model: TalkingModel, portrait: NDArray[np.uint8], limit: float | None
-) -> float | None:
-    """Return :func:`portrait_psnr`, or None without a limit.
-
-    Raises:
-        UsageError: if it is below ``limit`` (dB): the weights do not serve this face.
-        NoFace: if the aligned portrait shows no face.
-    """
-    if limit is None:
-        return None
-    found = portrait_psnr(model, portrait)
-    if found < limit:
-        raise UsageError(
-            f"these weights do not serve this face: the codec returns its mouth at"
-            f" {found:.1f} dB, {limit:.0f} dB are needed",
-            "use another frontal portrait or other weights; min_portrait_psnr=null lifts the check",
+    sound, remarks = read_sound(audio, clip, config.max_seconds)
+    picture = find_portrait(
+        portrait,
+        clip,
+        config.portrait_margin,
+        face=config.face,
+        one_face=config.one_face,
+        need_face=config.need_face,
+    )
+    frames = num_frames(len(sound), clip)
+    starts = window_starts(frames, clip, config.long.overlap_frames)
+    whole = len(sound) / clip.sample_rate
+    if frames < clip.num_frames:
+        remarks.append(
+            f"the audio lasts {whole:.2f} s: it is padded with silence to {clip.seconds:.2f} s for"
+            f" the model, and the video is cut to {frames / clip.fps:.2f} s"
         )
-    return found
+    if len(starts) > 1:
+        remarks.append(
+            f"the audio lasts {whole:.2f} s: {len(starts)} windows of {clip.seconds:.2f} s that"
+            f" share {config.long.overlap_frames} frames"
+        )
+    return Inputs(picture.picture, sound, frames, starts, picture.remarks + remarks, clip)
+
+
+class Talker:
+    """A loaded model and policy that make videos; nothing of one video is left for the next."""
+
+    def __init__(
+        self,
+        config: GenerateConfig,
+        policy: Path | None,
+        make_policy: Callable[[Path, TalkingModel], Gated],
+        progress: Progress,
+    ) -> None:
+        """Load the model of a config and a policy.
+
+        Raises:
+            UsageError: they cannot be loaded, or ``expert`` names one that the policy lacks.
+        """
+        check_experts(config.expert, policy)
+        progress.update("load the model", 0, 1)
+        self.model = load_talking_model(config.model, config.device)
+        self.policy = None if policy is None else make_policy(policy, self.model)
+        self.progress = progress
+        progress.update("load the model", 1, 1)
+
+    def make(
+        self, job: Job, inputs: Inputs, *, resume: bool = False, judge: Judge | None = None
+    ) -> Record:
+        """Make the videos of a job, each with its record beside it; return the (best) record.
+
+        Without a judge each of ``num_seeds`` videos is written, as ``NAME-SEED.mp4`` if there are
+        several. With one only the best is, as ``NAME.mp4``; its record has all scores.
+
+        Raises:
+            UsageError: the face is not served, or kept latents belong to other inputs.
+            Interrupted: on SIGINT or SIGTERM; latents are kept, ``resume`` goes on with them.
+            RunError: memory or disk are full; latents are kept too.
+        """
+        clock = Clock()
+        check_strengths(job.config.expert, self.policy)
+        with clock.measure("encode"):
+            psnr = check_portrait(self.model, inputs.portrait, job.config.min_portrait_psnr)
+            heard = window_audio(inputs.audio, 0, inputs.clip)
+            cond = self.model.encode_condition(inputs.portrait, heard, job.config.prompt)
+        base = job_record(job)
+        base |= {
+            "seconds": round(inputs.frames / inputs.clip.fps, 4),
+            "windows": len(inputs.starts),
+            "remarks": inputs.remarks,
+            "portrait_psnr": psnr,
+        }
+        seeds = range(job.config.seed, job.config.seed + job.config.num_seeds)
+        many = len(seeds) > 1
+        records = []
+        for seed in seeds:
+            output = seed_path(job.output, seed) if many else job.output
+            if resume and output.is_file() and output.with_suffix(".json").is_file():
+                records.append(read_json(output.with_suffix(".json")))
+                continue
+            key, latents = job_key(base, seed), Latents()
+            if resume and kept_latents(output).is_file():
+                latents = Latents.load(kept_latents(output), key)
+            with self._keeping(latents, output, key):
+                frames = self._frames(job, inputs, cond, base, seed, latents, clock)
+                with clock.measure("write"):
+                    records.append(self._write(job, inputs, frames, base, seed, output))
+            records[-1]["stage_seconds"] = clock.take()
+            write_json(output.with_suffix(".json"), records[-1])
+            kept_latents(output).unlink(missing_ok=True)
+        if judge is not None:
+            return choose(job, seeds, judge)
+        return {**records[0], "videos": [r["video"] for r in records]} if many else records[0]
+
+    @contextmanager
+    def _keeping(self, latents: Latents, output: Path, key: str) -> Iterator[None]:
+        """Leave the latents on disk whatever ends the block early."""
+        try:
+            yield
+        except BaseException as error:
+            kept = latents.save(kept_latents(output), key)
+            if isinstance(error, torch.OutOfMemoryError):
+                hint = f"use model.precision=bf16 or a smaller clip; {RESUME if kept else ''}"
+                raise RunError(f"out of memory ({error})", hint) from error
+            raise
+
+    def _frames(
+        self,
+        job: Job,
+        inputs: Inputs,
+        cond: Conditioning,
+        base: Record,
+        seed: int,
+        latents: Latents,
+        clock: Clock,
+    ) -> NDArray[np.uint8]:
+        """Sample and decode one seed."""
+        noise = f"{base['inputs']['portrait']['sha256']}{base['inputs']['audio']['sha256']}"
+        steps, windows = job.config.steps, len(inputs.starts)
+        with Interrupts() as interrupts, clock.measure("sample"):
+
+            def watch(window: int, step: int) -> None:
+                done = window * steps + step
+                self.progress.update(f"sample seed {seed}", done, steps * windows)
+                interrupts.check(RESUME)
+
+            return sample_long(
+                self.model, cond, inputs.audio, inputs.frames, (noise, seed), job.config,
+                self.policy, latents, watch,
+            )  # fmt: skip
+
+    def _write(
+        self,
+        job: Job,
+        inputs: Inputs,
+        frames: NDArray[np.uint8],
+        base: Record,
+        seed: int,
+        output: Path,
+    ) -> Record:
+        """Write the mp4 and return its record."""
+        try:
+            media.write_video(
+                output,
+                frames,
+                inputs.clip.fps,
+                inputs.audio,
+                sample_rate=inputs.clip.sample_rate,
+                crf=job.config.crf,
+                metadata={"comment": f"made by ft2 {version('ft2')}, seed {seed}"},
+            )
+        except OSError as error:
+            raise RunError(f"cannot write '{output}': {error.strerror}", RESUME) from error
+        config = {**base["config"], "seed": seed, "num_seeds": 1}
+        return {
+            "video": str(output),
+            "video_sha256": hash_file(output),
+            **base,
+            "config": config,
+        }
+
+
+def check_experts(strength: ExpertConfig, policy: Path | None) -> None:
+    """Refuse strengths of experts without a policy that has any.
+
+    Raises:
+        UsageError: see above.
+    """
+    if policy is None and strength != ExpertConfig():
+        raise UsageError("`expert` is set, but there is no policy", "give --policy DIR")
+
+
+def check_strengths(strength: ExpertConfig, policy: Gated | None) -> None:
+    """Refuse a strength of an expert that the policy lacks.
+
+    Raises:
+        UsageError: naming it.
+    """
+    experts = () if policy is None else policy.experts
+    for name, value in strength.model_dump().items():
+        if value != 1.0 and name not in experts:
+            raise UsageError(
+                f"expert.{name}={value:g}, but the policy has no {name} expert",
+                f"it has {', '.join(experts) or 'none'}",
+            )
 
 
 def generate_one(
@@ -121,8 +280,10 @@ def generate_one(
     make_policy: Callable[[Path, TalkingModel], Gated],
     progress: Progress,
     say: Callable[[str], None],
-) -> dict[str, object]:
-    """Generate one clip and return its record, which is also written beside the mp4.
+    resume: bool = False,
+    judge: Judge | None = None,
+) -> Record:
+    """Generate from one portrait and one sound and return the record (of the best video).
 
     Args:
         config: model and sampling.
@@ -133,76 +294,17 @@ def generate_one(
         make_policy: loads a policy into the model.
         progress: is told what happens.
         say: prints remarks.
+        resume: go on with latents that an interruption left.
+        judge: scores videos; the best is kept.
 
     Raises:
         UsageError: if an input cannot be used.
+        RunError: see :meth:`Talker.make`.
     """
+    job = Job(config, portrait, audio, output, policy_path)
     inputs = check_inputs(config, portrait, audio, output)
+    check_experts(config.expert, policy_path)
     for remark in inputs.remarks:
         say(remark)
-    progress.update("load the model", 0, 3)
-    model = load_talking_model(config.model, config.device)
-    psnr = check_portrait(model, inputs.portrait, config.min_portrait_psnr)
-    policy = None if policy_path is None else make_policy(policy_path, model)
-    cond = model.encode_condition(inputs.portrait, inputs.audio, config.prompt)
-    progress.update("sample", 1, 3)
-    key = f"{hash_file(portrait)}{hash_file(audio)}"
-    alone = config.model_copy(update={"batch_size": 1})
-    frames = generate_batch(model, cond, [(key, config.seed)], alone, policy)[0]
-    progress.update("write", 2, 3)
-    record = _record(config, portrait, audio, policy_path, inputs, psnr)
-    media.write_video(
-        output,
-        frames,
-        inputs.clip.fps,
-        inputs.audio,
-        sample_rate=inputs.clip.sample_rate,
-        crf=config.crf,
-        metadata={"comment": f"made by ft2 {version('ft2')}, seed {config.seed}"},
-    )
-    record = {"video": str(output), "video_sha256": hash_file(output), **record}
-    write_json(output.with_suffix(".json"), record)
-    progress.update("write", 3, 3)
-    return record
-
-
-def _record(
-    config: GenerateConfig,
-    portrait: Path,
-    audio: Path,
-    policy_path: Path | None,
-    inputs: Inputs,
-    psnr: float | None,
-) -> dict[str, object]:
-    """Return what made the clip: inputs, policy and weights with hashes, config, versions."""
-    policy = None
-    if policy_path is not None:
-        files = sorted(p for p in policy_path.rglob("*") if p.suffix in {".safetensors", ".json"})
-        policy = {
-            "path": str(policy_path),
-            "sha256": {
-                str(p.relative_to(policy_path)): hash_file(p)
-                for p in files
-                if "checkpoints" not in p.parts
-            },
-        }
-    weights = {
-        p.name: hash_file(p) for p in sorted(weights_dir(config.model).glob("*.safetensors"))
-    }
-    packages = ("ft2", "torch", "diffusers", "transformers")
-    return {
-        "schema": SCHEMA,
-        "synthetic": True,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": {
-            "portrait": {"path": str(portrait), "sha256": hash_file(portrait)},
-            "audio": {"path": str(audio), "sha256": hash_file(audio)},
-        },
-        "policy": policy,
-        "weights_sha256": weights,
-        "config": config.model_dump(mode="json"),
-        "seconds": inputs.clip.seconds,
-        "remarks": inputs.remarks,
-        "portrait_psnr": psnr,
-        "versions": {name: version(name) for name in packages},
-    }
+    talker = Talker(config, policy_path, make_policy, progress)
+    return talker.make(job, inputs, resume=resume, judge=judge)

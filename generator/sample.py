@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ft2 import flow, media
-from ft2.generator.config import GenerateConfig, GuidanceConfig
+from ft2.generator.config import ExpertConfig, GenerateConfig, GuidanceConfig
 from ft2.generator.inputs import load_portrait, load_sound
+from ft2.lora import Gate, SharedGate
 from ft2.pairs import Condition, Generated
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
@@ -23,6 +24,10 @@ from ft2.wan.model import TalkingModel
 
 class Gated(Protocol):
     """What sampling needs of a policy (``ft2.tlpo.policy.Policy`` is one)."""
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The experts' names, in the gate's order."""
 
     def gate(self, sigma: Tensor) -> Tensor:
         """Return expert weights [B, layers, K] at noise levels sigma [B]."""
@@ -59,7 +64,7 @@ def guided_velocity(
     negative: Tensor | None,
     weights: Mapping[str, float],
     audio_scale: float,
-    gate: Tensor | None,
+    gate: Gate | None,
 ) -> Tensor:
     """Return the guided velocity, [B, C, f, h, w].
 
@@ -71,7 +76,7 @@ def guided_velocity(
         negative: embedding of the negative prompt, [1, T, D], if that pass is asked for.
         weights: passes and coefficients, as from :func:`passes`.
         audio_scale: strength of the audio branch in the full pass.
-        gate: expert weights, [B, layers, K].
+        gate: expert weights, [B, layers, K] or shared, or None.
     """
     total: Tensor | None = None
     for name, weight in weights.items():
@@ -87,6 +92,18 @@ def guided_velocity(
     return total
 
 
+def expert_gate(policy: Gated | None, sigma: Tensor, strength: ExpertConfig) -> SharedGate | None:
+    """Return the gate at one noise level sigma [B], each expert's weights times its strength.
+
+    The samples of a batch are at the same level, so they share it and experts can be merged.
+    """
+    if policy is None:
+        return None
+    weights = policy.gate(sigma[:1])[0]
+    factors = [getattr(strength, name, 1.0) for name in policy.experts]
+    return SharedGate(weights * torch.tensor(factors).to(weights))
+
+
 @torch.no_grad()
 def sample_latents(
     model: TalkingModel,
@@ -94,6 +111,10 @@ def sample_latents(
     keys: Sequence[tuple[str, int]],
     config: GenerateConfig,
     policy: Gated | None = None,
+    *,
+    carried: Tensor | None = None,
+    start: tuple[int, Tensor] | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Return sampled latents x, float32 [B, C, f, h, w].
 
@@ -103,6 +124,10 @@ def sample_latents(
         keys: (condition, seed) of each item; they alone decide its noise.
         config: steps, shift, guidance.
         policy: gives the gate at each step; None samples the base.
+        carried: latents of the first frames that are given, [B, C, k, h, w]; at every noise level
+            they are exactly as noisy as the rest, and they end as given.
+        start: step to begin with and the state there, as ``watch`` was told.
+        watch: is told every step's number and state before it is taken.
     """
     shape = model.latent_shape()
     noise = torch.stack([start_noise(key, seed, shape) for key, seed in keys]).to(model.device)
@@ -113,12 +138,18 @@ def sample_latents(
         negative = model.encode_prompts([config.guidance.negative_prompt])
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        share = order[round(float(sigma[0]), 6)] / config.steps
-        weights = passes(config.guidance, share)
-        gate = None if policy is None else policy.gate(sigma)
-        return guided_velocity(model, x, sigma, cond, negative, weights, config.audio_scale, gate)
+        index = order[round(float(sigma[0]), 6)]
+        if watch is not None:
+            watch(index, x)
+        weights = passes(config.guidance, index / config.steps)
+        gate = expert_gate(policy, sigma, config.expert)
+        v = guided_velocity(model, x, sigma, cond, negative, weights, config.audio_scale, gate)
+        if carried is not None:
+            v[:, :, : carried.shape[2]] = noise[:, :, : carried.shape[2]] - carried
+        return v
 
-    return flow.euler_sample(velocity, noise, sigmas)
+    step, x = (0, noise) if start is None else start
+    return flow.euler_sample(velocity, x.to(noise), sigmas[step:])
 
 
 @torch.no_grad()

@@ -57,14 +57,30 @@ def landmarks(image: Image) -> Landmarks:
         NoFace: No face was found.
         MissingExtra: mediapipe is not installed.
     """
+    return every_face(image)[0]
+
+
+def every_face(image: Image) -> list[Landmarks]:
+    """Return the landmarks float32 [478, 3] (pixels) of up to four faces, largest first.
+
+    Raises:
+        NoFace: No face was found.
+        MissingExtra: mediapipe is not installed.
+    """
     found = _detect(image)
-    if found is None:
+    if not found:
         height, width = image.shape[:2]
         raise NoFace(
             f"no face in the {width}x{height} picture",
             "give a portrait of one person, seen from the front and at least 64 pixels wide",
         )
     return found
+
+
+def face_box(points: Landmarks) -> Box:
+    """Return x0, y0, x1, y1 (pixels) around the landmarks of one face."""
+    (x0, y0), (x1, y1) = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
+    return float(x0), float(y0), float(x1), float(y1)
 
 
 def track(frames: Image) -> Landmarks:
@@ -74,7 +90,7 @@ def track(frames: Image) -> Landmarks:
     """
     lost = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
     found = [_detect(frame) for frame in frames]
-    return np.stack([lost if points is None else points for points in found])
+    return np.stack([points[0] if points else lost for points in found])
 
 
 def aligned_box(points: Landmarks) -> Box:
@@ -90,19 +106,22 @@ def aligned_box(points: Landmarks) -> Box:
     return left, top, left + side, top + side
 
 
-def crop(image: Image, box: Box, size: int) -> Image:
-    """Return `box` of uint8 [H, W, 3] as uint8 [size, size, 3], edges repeated outside."""
+def crop(image: Image, box: Box, size: int, height: int | None = None) -> Image:
+    """Return `box` of uint8 [H, W, 3] as uint8 [size, size, 3], edges repeated outside.
+
+    With ``height`` the result is [height, size, 3]; the box must have the same aspect.
+    """
+    height = size if height is None else height
     scale = (box[2] - box[0]) / size
     fine = max(1, round(scale))
     step = scale / fine
     offset = (step - 1) / 2
     place = np.array([[step, 0, box[0] + offset], [0, step, box[1] + offset]], np.float64)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    side = size * fine
     warped = cv2.warpAffine(
-        image, place, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        image, place, (size * fine, height * fine), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
-    return np.asarray(cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(warped, (size, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def align(image: Image, size: int = 64, margin: float = 0.0) -> Image:
@@ -142,37 +161,33 @@ def mouth_slice(size: int) -> tuple[slice, slice]:
     return slice(y0, y1), slice(x0, x1)
 
 
-def _detect(image: Image) -> Landmarks | None:
-    """Find the largest face: as given, then with a wide border (a face that fills the picture)."""
+def _detect(image: Image) -> list[Landmarks]:
+    """Find faces, largest first: as given, then with a wide border (one fills the picture)."""
     height, width = image.shape[:2]
     scale = max(1.0, _MIN_SIDE / min(height, width))
     shown = image
     if scale > 1:
         size = (round(width * scale), round(height * scale))
         shown = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
-    found = _largest(shown)
-    if found is None:
+    found = _by_size(shown)
+    if not found:
         border = max(shown.shape[:2]) // 3
         sides = (border, border, border, border)
         wide = cv2.copyMakeBorder(shown, *sides, borderType=cv2.BORDER_REPLICATE)
-        found = _largest(np.asarray(wide, np.uint8))
-        if found is not None:
-            found[:, :2] -= border
-    if found is None:
-        return None
+        found = _by_size(np.asarray(wide, np.uint8))
+        for points in found:
+            points[:, :2] -= border
     stretch = (width / shown.shape[1], height / shown.shape[0], width / shown.shape[1])
-    return (found * np.array(stretch, np.float32)).astype(np.float32)
+    return [(points * np.array(stretch, np.float32)).astype(np.float32) for points in found]
 
 
-def _largest(image: Image) -> Landmarks | None:
+def _by_size(image: Image) -> list[Landmarks]:
     mesh = _face_mesh()
-    faces = mesh.process(np.ascontiguousarray(image)).multi_face_landmarks
-    if not faces:
-        return None
+    faces = mesh.process(np.ascontiguousarray(image)).multi_face_landmarks or []
     height, width = image.shape[:2]
     unit = np.array([width, height, width], np.float32)
     every = [np.array([[p.x, p.y, p.z] for p in f.landmark], np.float32) * unit for f in faces]
-    return max(every, key=lambda points: float(np.prod(np.ptp(points[:, :2], axis=0))))
+    return sorted(every, key=lambda points: -float(np.prod(np.ptp(points[:, :2], axis=0))))
 
 
 def _face_mesh() -> Any:
@@ -205,3 +220,39 @@ def _quiet() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nowhere)
+
+
+def face_confidences(image: Image) -> list[float]:
+    """Return the detector's confidence in [0, 1] of each face in uint8 [H, W, 3], best first.
+
+    A face that fills the picture is looked for again with a wide border around it.
+
+    Raises:
+        MissingExtra: mediapipe is not installed.
+    """
+    height, width = image.shape[:2]
+    scale = max(1.0, _MIN_SIDE / min(height, width))
+    size = (round(width * scale), round(height * scale))
+    shown = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if scale > 1 else image
+    border = max(size) // 3
+    wide = cv2.copyMakeBorder(
+        shown, border, border, border, border, borderType=cv2.BORDER_REPLICATE
+    )
+    detector = _face_detector()
+    both = [detector.process(np.ascontiguousarray(p)).detections or [] for p in (shown, wide)]
+    scores = [sorted((float(d.score[0]) for d in found), reverse=True) for found in both]
+    return max(scores, key=lambda found: found[:1])
+
+
+def _face_detector() -> Any:
+    """Return this thread's short-range face detector, made once and warmed up in silence."""
+    if not hasattr(_local, "detector"):
+        with _quiet():
+            try:
+                from mediapipe.python.solutions.face_detection import FaceDetection
+            except ImportError as error:
+                raise MissingExtra("mediapipe", "face") from error
+            detector = FaceDetection(model_selection=0, min_detection_confidence=0.3)
+            detector.process(np.zeros((_MIN_SIDE, _MIN_SIDE, 3), np.uint8))
+        _local.detector = detector
+    return _local.detector

@@ -40,11 +40,12 @@ def test_a_clip_and_its_record(
     printed = json.loads(capsys.readouterr().out)
     assert any("padded with silence" in remark for remark in printed["remarks"])
     video = media.read_video(output, need_audio=True)
-    assert video.frames.shape == (9, 64, 64, 3)
+    assert video.frames.shape == (5, 64, 64, 3), "cut to the sound's 0.25 s, at least 5 frames"
     assert video.fps == pytest.approx(12.5)
     record = json.loads(output.with_suffix(".json").read_text())
     assert record["synthetic"] is True
     assert record["config"]["steps"] == 2
+    assert set(record["stage_seconds"]) == {"encode", "sample", "write"}
     assert set(record["inputs"]) == {"portrait", "audio"}
     assert len(record["weights_sha256"]["dit.safetensors"]) == 64
     first = output.read_bytes()

@@ -1,5 +1,6 @@
 """Expert LoRAs on frozen linears: the fused linear, where it is put, and its files."""
 
+from ft2.lora.apply import apply_linear, apply_linears, repeat_gate
 from ft2.lora.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -9,7 +10,7 @@ from ft2.lora.files import (
     read_adapter,
     save_expert,
 )
-from ft2.lora.fused import FusedLinear, apply_linear, apply_linears, repeat_gate
+from ft2.lora.fused import FusedLinear
 from ft2.lora.install import (
     expert_parameters,
     fused_linears,
@@ -17,12 +18,15 @@ from ft2.lora.install import (
     install_experts,
     remove_experts,
 )
+from ft2.lora.merge import Gate, SharedGate, layer_gate
 
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
     "PEFT_PREFIX",
     "FusedLinear",
+    "Gate",
+    "SharedGate",
     "apply_linear",
     "apply_linears",
     "expert_parameters",
@@ -30,6 +34,7 @@ __all__ = [
     "fused_linears",
     "gate_slots",
     "install_experts",
+    "layer_gate",
     "load_expert",
     "read_adapter",
     "remove_experts",

@@ -104,7 +104,7 @@ class FusedLinear(nn.Linear):
         """
         if gate is None:
             return F.linear(input, self.weight, self.bias)
-        return _fused((self,), input, gate)[0]
+        return run_fused((self,), input, gate)[0]
 
     def extra_repr(self) -> str:
         """Describe the experts beside the sizes."""
@@ -114,56 +114,7 @@ class FusedLinear(nn.Linear):
         )
 
 
-def apply_linear(linear: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tensor:
-    """Call a linear with the gate if it carries experts, without it otherwise.
-
-    Args:
-        linear: ``nn.Linear`` or ``FusedLinear``.
-        x: [B, ..., in].
-        gate: [B, K] or None (base only).
-
-    Returns:
-        [B, ..., out].
-    """
-    out: Tensor = linear(x, gate) if isinstance(linear, FusedLinear) else linear(x)
-    return out
-
-
-def apply_linears(
-    linears: Sequence[nn.Module], x: Tensor, gate: Tensor | None = None
-) -> list[Tensor]:
-    """Call several linears on one input; the experts of all share one down-projection.
-
-    Under ZeRO-3 each is called by itself, because DeepSpeed gathers weights module by module.
-
-    Args:
-        linears: Such as q, k and v of one attention.
-        x: [B, ..., in].
-        gate: As for `apply_linear`.
-
-    Returns:
-        One [B, ..., out] for each.
-    """
-    fused = [m for m in linears if isinstance(m, FusedLinear) and not hasattr(m.weight, "ds_id")]
-    if gate is None or len(fused) < len(linears):
-        return [apply_linear(linear, x, gate) for linear in linears]
-    return _fused(fused, x, gate)
-
-
-def repeat_gate(gate: Tensor | None, repeats: int) -> Tensor | None:
-    """Repeat each gate row for a batch of B x repeats (frames folded into the batch).
-
-    Args:
-        gate: [B, K] or None.
-        repeats: Consecutive rows per sample, as in ``x.reshape(B * repeats, ...)``.
-
-    Returns:
-        [B * repeats, K], or None for None.
-    """
-    return None if gate is None else gate.repeat_interleave(repeats, dim=0)
-
-
-def _fused(layers: Sequence[FusedLinear], x: Tensor, gate: Tensor) -> list[Tensor]:
+def run_fused(layers: Sequence[FusedLinear], x: Tensor, gate: Tensor) -> list[Tensor]:
     """Run layers that share the input x [B, ..., in]; autocast is applied here, once."""
     kind, batch = x.device.type, x.shape[0]
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -29,6 +29,7 @@ def opened(path: str | Path) -> Any:
     """Return the PyAV input container of `path` (its type is private to PyAV)."""
     require_file(path)
     try:
-        return av.open(str(path))
+        # an absolute path: FFmpeg would read "concat:x.wav" as a protocol
+        return av.open(str(Path(path).resolve()))
     except (FFmpegError, ValueError) as error:
         raise unreadable(path, error) from error

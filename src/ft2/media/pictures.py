@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from ft2.errors import UsageError
 from ft2.media.files import require_file
@@ -17,24 +19,32 @@ from ft2.runs import write_atomic
 
 Frames = NDArray[np.uint8]
 
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded."""
+
 
 def read_image(path: str | Path) -> Frames:
     """Read a picture as uint8 [H, W, 3] RGB, upright.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bit.
+    EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bit,
+    colours with an ICC profile (CMYK too) become sRGB; of an animation the first frame is taken.
 
     Raises:
         UsageError: The file is missing or not a readable picture.
     """
     require_file(path)
     try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened)
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
+            _refuse_huge(path, opened.size)
+            picture = _in_srgb(ImageOps.exif_transpose(opened))
             picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        OSError, SyntaxError, ValueError, TypeError, struct.error, ZeroDivisionError,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         raise UsageError(
             f"cannot read {path} as a picture ({error})",
-            "give a whole JPEG, PNG or WebP file",
+            "give a whole JPEG, PNG or WebP file (convert HEIC first)",
         ) from error
     if picture.mode.startswith("I"):
         grey = np.asarray(picture).astype(np.float64) / 257.0
@@ -44,6 +54,30 @@ def read_image(path: str | Path) -> Frames:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     return np.array(picture.convert("RGB"), dtype=np.uint8)
+
+
+def _refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UsageError(
+            f"{path} is {size[0]}x{size[1]} pixels, more than {MAX_PIXELS // 10**6} million",
+            "scale it down, or crop it around the face",
+        )
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """Convert 8-bit colours by the embedded ICC profile; a damaged profile is ignored."""
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in {"RGB", "RGBA", "CMYK"}:
+        return picture
+    mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        found = ImageCms.profileToProfile(
+            picture, source, ImageCms.createProfile("sRGB"), outputMode=mode
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return picture
+    return found or picture
 
 
 def write_png(path: str | Path, image: Frames) -> None:

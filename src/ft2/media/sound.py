@@ -31,7 +31,8 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> Audio:
     gaps become silence. In a video file sample 0 is the time of the first frame.
 
     Raises:
-        UsageError: The file is missing, unreadable or has no sound.
+        UsageError: The file is missing, unreadable, has no sound, a value that is not finite, or
+            channels that cancel out in the mono mix.
     """
     with opened(path) as container:
         if not container.streams.audio:
@@ -48,12 +49,32 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> Audio:
             raise unreadable(path, error) from error
     if not pieces:
         raise UsageError(f"the audio track of {path} is empty", "give a file that has sound")
-    length = max(start + len(samples) for start, samples in pieces)
-    mono = np.zeros(max(length, 0), np.float32)
-    for start, samples in pieces:
-        kept = samples[max(0, -start) :]
-        mono[max(0, start) : max(0, start) + len(kept)] = kept
+    every = _joined(pieces)
+    wrong = np.flatnonzero(~np.isfinite(every).all(axis=0))
+    if len(wrong):
+        raise UsageError(
+            f"the sound of {path} has {len(wrong)} samples that are not finite,"
+            f" the first is sample {wrong[0]} ({wrong[0] / rate:.3f} s)",
+            "export the sound again",
+        )
+    mono = every.mean(axis=0, dtype=np.float64).astype(np.float32)
+    loud, mixed = np.abs(every).max(initial=0.0), np.abs(mono).max(initial=0.0)
+    if loud > 1e-3 and mixed < 0.02 * loud:
+        raise UsageError(
+            f"the {len(every)} channels of {path} cancel out when they are mixed",
+            "one is the inverse of the other: give a file with one channel",
+        )
     return resample(mono, rate, sample_rate)
+
+
+def _joined(pieces: list[tuple[int, Audio]]) -> Audio:
+    """Return pieces of sound [C, n] laid at their places, [C, N]; gaps are silence."""
+    length = max(start + samples.shape[1] for start, samples in pieces)
+    every = np.zeros((pieces[0][1].shape[0], max(length, 0)), np.float32)
+    for start, samples in pieces:
+        kept = samples[:, max(0, -start) :]
+        every[:, max(0, start) : max(0, start) + kept.shape[1]] = kept
+    return every
 
 
 def resample(audio: Audio, rate: int, target: int) -> Audio:
@@ -85,7 +106,7 @@ def _decode_samples(
     stream: Any,
     origin: float | None,
 ) -> tuple[list[tuple[int, Audio]], int]:
-    """Return (position, mono samples) pieces relative to `origin`, and their rate."""
+    """Return (position, samples [C, n]) pieces relative to `origin`, and their rate."""
     rate = int(stream.rate)
     to_float = av.AudioResampler(format="fltp", rate=rate)
     pieces: list[tuple[int, Audio]] = []
@@ -93,7 +114,9 @@ def _decode_samples(
     for decoded in container.decode(stream):
         time = decoded.time
         for frame in to_float.resample(decoded):
-            samples = frame.to_ndarray().mean(axis=0, dtype=np.float64).astype(np.float32)
+            samples = frame.to_ndarray().astype(np.float32, copy=False)
+            if pieces and samples.shape[0] != pieces[0][1].shape[0]:
+                raise ValueError("the number of channels changes within the file")
             if origin is None:
                 origin = float(time or 0.0)
             start = round(((time or 0.0) - origin) * rate) if time is not None else cursor
@@ -102,7 +125,7 @@ def _decode_samples(
             ):
                 start = cursor
             pieces.append((start or 0, samples))
-            cursor = (start or 0) + len(samples)
+            cursor = (start or 0) + samples.shape[1]
     return pieces, rate
 
 

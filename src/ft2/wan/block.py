@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
 from torch import Tensor, nn
 
-from ft2.lora import apply_linear, apply_linears
+from ft2.lora import Gate, apply_linear, apply_linears
 
 
 class AudioProjection(nn.Module):
@@ -75,7 +75,7 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def self_attention(
-    attn: WanAttention, x: Tensor, rotary: tuple[Tensor, Tensor], gate: Tensor | None
+    attn: WanAttention, x: Tensor, rotary: tuple[Tensor, Tensor], gate: Gate | None
 ) -> Tensor:
     """Return self-attention over all video tokens, [B, N, C]."""
     query, key, value = apply_linears((attn.to_q, attn.to_k, attn.to_v), x, gate)
@@ -87,7 +87,7 @@ def self_attention(
 
 
 def audio_attention(
-    attn: WanAttention, query: Tensor, audio: Tensor, mask: Tensor, gate: Tensor | None
+    attn: WanAttention, query: Tensor, audio: Tensor, mask: Tensor, gate: Gate | None
 ) -> Tensor:
     """Return the audio branch before the shared output projection.
 
@@ -124,7 +124,7 @@ def cross_attention(
     audio: Tensor | None,
     audio_mask: Tensor | None,
     audio_scale: Tensor,
-    gate: Tensor | None,
+    gate: Gate | None,
 ) -> Tensor:
     """Return text, image and audio attention summed before the one output projection."""
     query = attn.norm_q(apply_linear(attn.to_q, x, gate))
@@ -172,7 +172,7 @@ class TalkingBlock(WanTransformerBlock):
         audio: Tensor | None,
         audio_mask: Tensor | None,
         audio_scale: Tensor,
-        gate: Tensor | None,
+        gate: Gate | None,
     ) -> Tensor:
         """Return the block's output, [B, N, C].
 
@@ -202,7 +202,7 @@ class TalkingBlock(WanTransformerBlock):
         return (x.float() + fed.float() * ff_keep).type_as(x)
 
 
-def feed_forward(ffn: nn.Module, x: Tensor, gate: Tensor | None) -> Tensor:
+def feed_forward(ffn: nn.Module, x: Tensor, gate: Gate | None) -> Tensor:
     """Return diffusers' GELU feed-forward with the gate handed to both linears."""
     first, second = ffn.net[0].proj, ffn.net[2]  # type: ignore[index, union-attr]
     hidden = F.gelu(apply_linear(first, x, gate), approximate="tanh")

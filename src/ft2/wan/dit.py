@@ -8,6 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ft2.lora import Gate, layer_gate
 from ft2.wan.block import AudioProjection, TalkingBlock
 from ft2.wan.spec import Architecture
 
@@ -92,7 +93,7 @@ class TalkingTransformer(WanTransformer3DModel):
         audio: Tensor | None = None,
         audio_mask: Tensor | None = None,
         audio_scale: Tensor | None = None,
-        gate: Tensor | None = None,
+        gate: Gate | None = None,
     ) -> Tensor:
         """Return the velocity, [B, out_channels, F, h, w].
 
@@ -104,7 +105,7 @@ class TalkingTransformer(WanTransformer3DModel):
             audio: audio features cut into windows, [B, G, L, audio_features], or None.
             audio_mask: True where an audio token is real, [B, G, L].
             audio_scale: strength of the audio branch, [B]; None is 1.
-            gate: expert weights, [B, num_layers, K]; None is the base network, exactly.
+            gate: expert weights, [B, num_layers, K], or shared ones; None is the base, exactly.
         """
         rotary = self.rope(hidden_states)
         grid = hidden_states.shape[2:]
@@ -118,9 +119,8 @@ class TalkingTransformer(WanTransformer3DModel):
         if audio_scale is None:
             audio_scale = torch.ones(x.shape[0], device=x.device)
         for index, block in enumerate(self.blocks):
-            layer_gate = None if gate is None else gate[:, index]
             conditions = (text, image, modulation, rotary, audio, audio_mask, audio_scale)
-            arguments = (x, *conditions, layer_gate)
+            arguments = (x, *conditions, layer_gate(gate, index))
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:

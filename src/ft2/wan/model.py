@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
 from ft2.flow import TIMESTEP_SCALE, per_sample
+from ft2.lora import Gate
 from ft2.wan.audio import heard_audio
 from ft2.wan.codec import Codec
 from ft2.wan.condition import Conditioning
@@ -164,16 +167,46 @@ class TalkingModel:
 
     def image_latents(self, reference: Tensor) -> Tensor:
         """Return the mask and the image latents of the reference, [B, 4 + C, f, h, w]."""
-        frames = reference[:, None].expand(-1, self.clip.num_frames, -1, -1, -1).clone()
-        if self.architecture.latent.fill == "zeros":
-            frames[:, 1:] = 127
+        return self.given_latents(reference[:, None])
+
+    def given_latents(self, given: Tensor) -> Tensor:
+        """Return mask and image latents for given first frames, [B, 4 + C, f, h, w].
+
+        Args:
+            given: uint8 [B, 1 + 4k, H, W, 3]; a model that repeats the reference
+                (``fill: repeat``) takes only the first.
+        """
+        repeat = self.architecture.latent.fill == "repeat"
+        count = 1 if repeat else given.shape[1]
+        frames = given[:, :1].expand(-1, self.clip.num_frames, -1, -1, -1).clone()
+        if not repeat:
+            frames[:, :count] = given
+            frames[:, count:] = 127
         latents = self.codec.encode(frames)
         latents = (latents - self.space.image_shift) / self.space.image_scale
-        if self.architecture.latent.fill == "repeat":
+        if repeat:
             latents = latents[:, :, :1].expand_as(latents)
         mask = torch.zeros_like(latents[:, :4])
-        mask[:, :, 0] = 1
+        mask[:, :, : (count - 1) // 4 + 1] = 1
         return torch.cat((mask, latents), 1)
+
+    def continue_from(self, cond: Conditioning, given: Tensor) -> tuple[Conditioning, Tensor]:
+        """Return conditions and carried latents of a clip that begins with given frames.
+
+        Args:
+            cond: conditions of the clip; its reference stays.
+            given: the first frames, uint8 [B, 1 + 4k, H, W, 3].
+
+        Returns:
+            The conditions, and the latents x of the given frames, [B, C, 1 + k, h, w]: the codec is
+            causal, so they do not depend on what follows.
+        """
+        rest = given[:, -1:].expand(-1, self.clip.num_frames - given.shape[1], -1, -1, -1)
+        x = self.encode_video(torch.cat((given, rest), 1), cond)
+        if self.architecture.latent.fill != "repeat":
+            y = self.given_latents(given).to(cond.latents_mask_y)
+            cond = replace(cond, latents_mask_y=y)
+        return cond, x[:, :, : (given.shape[1] - 1) // 4 + 1]
 
     def _held(self, reference: Tensor) -> Tensor | float:
         """Return raw latents of the reference held still, or 0 if latents are absolute.
@@ -204,7 +237,7 @@ class TalkingModel:
         x: Tensor,
         sigma: Tensor,
         cond: Conditioning,
-        gate: Tensor | None = None,
+        gate: Gate | None = None,
         audio_scale: Tensor | None = None,
     ) -> Tensor:
         """Return the velocity (noise - clean) at x, float32 [B, C, f, h, w].
@@ -213,7 +246,7 @@ class TalkingModel:
             x: noisy latents, [B, C, f, h, w].
             sigma: noise levels in [0, 1], [B].
             cond: conditions of the batch.
-            gate: expert weights, [B, num_layers, K]; None is the base network.
+            gate: expert weights, [B, num_layers, K], or shared ones; None is the base network.
             audio_scale: strength of the audio branch, [B]; None is 1, 0 is "no audio".
         """
         dtype = self.dit.patch_embedding.weight.dtype
