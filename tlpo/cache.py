@@ -72,12 +72,20 @@ class Cache:
         for row, key in enumerate(keys):
             self._places[kind][key] = (file, row)
 
-    def _row(self, kind: str, key: str) -> dict[str, Tensor]:
-        file, row = self._places[kind][key]
+    def _open(self, file: str) -> Any:
         if file not in self._files:
             self._files[file] = safe_open(str(self.path / file), framework="pt")
-        handle = self._files[file]
+        return self._files[file]
+
+    def _row(self, kind: str, key: str) -> dict[str, Tensor]:
+        file, row = self._places[kind][key]
+        handle = self._open(file)
         return {name: handle.get_slice(name)[row : row + 1] for name in handle.keys()}  # noqa: SIM118
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return the shape [C, f, h, w] of a clip's latents without reading them."""
+        file, _ = self._places["clips"][key]
+        return tuple(self._open(file).get_slice("latents").get_shape()[1:])
 
     def latents(self, keys: Sequence[str]) -> Tensor:
         """Return latents [B, C, f, h, w] of clips."""

@@ -9,114 +9,41 @@ from pydantic import Field, model_validator
 
 from ft2.config import Config, EngineConfig, preset_path
 from ft2.errors import UsageError
-from ft2.pairs import Dimension
+from ft2.pairs import Dimension, Store
+from ft2.tlpo.options import (
+    ATTENTION_TARGETS,
+    AUDIO_TARGETS,
+    FFN_TARGETS,
+    CacheConfig,
+    DpoConfig,
+    GateConfig,
+    LoopConfig,
+    LoraConfig,
+    MaskConfig,
+    SigmaConfig,
+)
 from ft2.wan.spec import WanSpec
 
-ATTENTION_TARGETS = (
-    "attn1.to_q",
-    "attn1.to_k",
-    "attn1.to_v",
-    "attn2.to_q",
-    "attn2.to_k",
-    "attn2.to_v",
-)
-FFN_TARGETS = ("ffn.net.0.proj", "ffn.net.2")
-AUDIO_TARGETS = ("attn2.processor.k_proj", "attn2.processor.v_proj")
+View = Store | Literal["mixed"]
+"""Pairs to learn from: one store, or those of the three dimensions together."""
 
-
-class LoraConfig(Config):
-    """Size and place of an expert."""
-
-    rank: int = Field(128, ge=1)
-    """Rank r."""
-    alpha: float = Field(128, gt=0)
-    """Scale: an expert of weight 1 acts with alpha / rank."""
-    targets: tuple[str, ...] = (*ATTENTION_TARGETS, *FFN_TARGETS)
-    """Suffixes of the adapted linears: q, k, v of self- and cross-attention and the FFN, where
-    the gate's arrows enter in the authors' figure; the audio branch's are an addition of ours."""
-
-
-class CacheConfig(Config):
-    """Encoding of a dataset into latents, conditions and lip masks."""
-
-    mask: Literal["landmarks", "box"] = "landmarks"
-    """Lip mask of a clip: from each frame's face landmarks, or the aligned crop's mouth box."""
-    portrait_margin: float = Field(0.0, ge=0)
-    """As in the sampling that made the clips: part of the side added around the face crop."""
-    batch_size: int = Field(8, ge=1)
-    """Clips encoded together."""
-    shard_size: int = Field(64, ge=1)
-    """Clips in one file of the cache."""
-
-
-class SigmaConfig(Config):
-    """Draws of the noise level: shifted logit-normal, stratified over a step's draws."""
-
-    mean: float = 0.0
-    """Mean of the logit."""
-    std: float = Field(1.0, gt=0)
-    """Standard deviation of the logit."""
-    shift: float = Field(1.0, gt=0)
-    """Wan's shift: above 1 more high noise."""
-    draws: int = Field(2, ge=1)
-    """(sigma, noise) draws per pair, averaged before the log-sigmoid."""
-    antithetic: bool = False
-    """Use each noise also with its sign turned (draws must be even)."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "SigmaConfig":
-        if self.antithetic and self.draws % 2:
-            raise ValueError(f"antithetic needs an even number of draws, got {self.draws}")
-        return self
-
-
-class DpoConfig(Config):
-    """The preference loss."""
-
-    beta: float = Field(2000, gt=0)
-    """Strength of the KL term, for errors averaged over elements."""
-    positive_weight: float = Field(0.0, ge=0)
-    """k of DPO-Positive: keeps the chosen side from getting worse; 0 is off."""
-    target_probability: float = Field(1.0, gt=0.5, le=1)
-    """Below 1, conservative DPO with the finite best margin log(p / (1 - p))."""
-    min_gradient_factor: float = Field(0.0, ge=0, lt=0.5)
-    """Stop when the mean of sigmoid(-z) over recent steps falls below this; 0 never stops."""
-    stop_decay: float = Field(0.9, ge=0, lt=1)
-    """Memory of that mean (exponential, bias-corrected)."""
-
-
-class MaskConfig(Config):
-    """Where the error counts."""
-
-    kind: Literal["none", "lip"] = "none"
-    """``lip`` weights the error by the union of both sides' lip masks."""
-    background: float = Field(0.0, ge=0, le=1)
-    """Weight outside the lips."""
-    dilation: int = Field(1, ge=0)
-    """Latent pixels added around the lips."""
-    skip_first: bool = True
-    """Leave out latent frame 0, the given picture."""
-    min_sum: float = Field(30.0, ge=0)
-    """Drop pairs whose mask sums to less (latent pixels x frames)."""
-
-
-class LoopConfig(Config):
-    """Length of the training, held-out pairs, checkpoints."""
-
-    num_steps: int = Field(1000, ge=1)
-    """Optimiser steps at most."""
-    held_out: float = Field(0.1, ge=0, lt=1)
-    """Part of the conditions whose pairs are only evaluated."""
-    eval_every: int = Field(100, ge=1)
-    """Steps between evaluations on the held-out pairs (also before the first and at the end)."""
-    eval_sigmas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.95)
-    """Noise levels of the evaluation; its noise is fixed by pair."""
-    eval_pairs: int = Field(64, ge=1)
-    """Held-out pairs at most."""
-    checkpoint_every: int = Field(200, ge=1)
-    """Steps between checkpoints."""
-    seed: int = Field(0, ge=0)
-    """Seed of initial weights, order, sigma and noise."""
+__all__ = [
+    "ATTENTION_TARGETS",
+    "AUDIO_TARGETS",
+    "FFN_TARGETS",
+    "CacheConfig",
+    "DpoConfig",
+    "ExpertConfig",
+    "FusionConfig",
+    "GateConfig",
+    "LoopConfig",
+    "LoraConfig",
+    "MaskConfig",
+    "SigmaConfig",
+    "StageConfig",
+    "View",
+    "stage_of",
+]
 
 
 class StageConfig(Config):
@@ -144,6 +71,18 @@ class StageConfig(Config):
     """Length and evaluation."""
     engine: EngineConfig = EngineConfig()
     """Optimiser; micro_batch_size counts pairs."""
+    view_weights: dict[Dimension, float] = Field(default_factory=dict)
+    """Pair weights by dimension where the views are mixed; a missing one is 1, 0 leaves it out."""
+
+    @model_validator(mode="after")
+    def _check_stored_draws(self) -> "StageConfig":
+        if self.sigma.stored_draws and self.dpo.anchor:
+            raise ValueError(
+                "dpo.anchor needs the reference's velocities: set sigma.stored_draws=0"
+            )
+        if self.sigma.stored_draws and self.mask.probability < 1:
+            raise ValueError("mask.probability below 1 does not go with sigma.stored_draws")
+        return self
 
     def cache_dir(self, output: Path) -> Path:
         """Return the cache directory for a run that writes to ``output``."""
@@ -155,21 +94,20 @@ class ExpertConfig(StageConfig):
 
     stage: Literal["expert"] = "expert"
     """Tells the two stages apart."""
-    dimension: Dimension = "quality"
-    """Which store to learn."""
+    dimension: Dimension | Literal["mixed"] = "quality"
+    """Which store to learn; `mixed` is the baseline of one LoRA on the pairs of all three."""
     lora: LoraConfig = LoraConfig()
     """Size and place of the expert."""
 
+    @property
+    def view(self) -> View:
+        """The pairs to learn from."""
+        return self.dimension
 
-class GateConfig(Config):
-    """Form of the fusion gate."""
-
-    input: Literal["embedding", "sinusoid"] = "embedding"
-    """Timestep features: Wan's time embedding, or the sinusoid before it."""
-    bias_init: float = 0.0
-    """Start of the bias; each expert starts at 1/3 + this."""
-    train_bias: bool = True
-    """False keeps the bias, and with it the total strength, at its start."""
+    @model_validator(mode="after")
+    def _check_views(self) -> "ExpertConfig":
+        _check_view_weights(self.view, self.view_weights)
+        return self
 
 
 class FusionConfig(StageConfig):
@@ -181,10 +119,28 @@ class FusionConfig(StageConfig):
     """Run or adapter directory of each expert, by dimension."""
     gate: GateConfig = GateConfig()
     """Form and start of the gate."""
-    store: Literal["fusion", "motion", "lip", "quality"] = "fusion"
-    """Pairs to learn from; `fusion` are those whose chosen side wins on every dimension."""
+    store: View = "fusion"
+    """Pairs to learn from; `fusion` are those whose chosen side wins on every dimension, `mixed`
+    those of the three dimensions together."""
     reference: Literal["initial", "base"] = "initial"
     """`initial`: the merge that the gate starts from; `base`: no experts (saturates early)."""
+
+    @property
+    def view(self) -> View:
+        """The pairs to learn from."""
+        return self.store
+
+    @model_validator(mode="after")
+    def _check_views(self) -> "FusionConfig":
+        _check_view_weights(self.view, self.view_weights)
+        return self
+
+
+def _check_view_weights(view: View, weights: dict[Dimension, float]) -> None:
+    if weights and view != "mixed":
+        raise ValueError(f"view_weights belong to mixed views, got {view}")
+    if any(weight < 0 for weight in weights.values()):
+        raise ValueError(f"view_weights must be at least 0, got {weights}")
 
 
 def stage_of(source: str, overrides: Sequence[str]) -> str:

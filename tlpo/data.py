@@ -1,22 +1,17 @@
-"""Batches of pairs: which conditions are held out, in which order, with which noise.
-
-Everything is a function of (seed, step, place in the step), so nothing but the step count has to
-be restored to go on, and a step does not depend on how it is split into micro-batches or ranks.
-"""
+"""Batches of encoded pairs: what is held out, what is dropped, and how much each counts."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ft2.errors import UsageError
-from ft2.flow import sample_sigmas
 from ft2.pairs import Preference
 from ft2.tlpo.cache import Cache, condition_key
-from ft2.tlpo.config import MaskConfig, SigmaConfig
 from ft2.tlpo.masks import dilate, pair_mask
+from ft2.tlpo.options import MaskConfig
 from ft2.wan.condition import Conditioning
 
 
@@ -32,53 +27,144 @@ class Batch:
     """Of both sides."""
     mask: Tensor | None
     """[B, 1, f, h, w], or None for the plain mean."""
+    rejected_mask: Tensor | None = None
+    """The rejected side's own mask where the sides do not share one, as `mask`."""
+    weight: Tensor | None = None
+    """Weight of each pair in the loss, [B]; 0 for a pair that is dropped. None is 1 each."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move everything to a device."""
+        parts = [self.mask, self.rejected_mask, self.weight]
+        moved = [None if part is None else part.to(device) for part in parts]
+        chosen, rejected = self.chosen.to(device), self.rejected.to(device)
+        return Batch(chosen, rejected, self.cond.to(device), *moved)
 
 
 @dataclass(frozen=True)
 class PairData:
-    """The pairs of one store with their encodings."""
+    """The pairs of a view with their encodings."""
 
     pairs: Sequence[Preference]
     cache: Cache
     mask: MaskConfig
+    weights: Sequence[float] | None = None
+    """Weight of each pair in the loss; None is 1 each."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """How many pairs were left out, by reason."""
 
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self.pairs)
 
-    def batch(self, index: Sequence[int], device: torch.device) -> Batch:
-        """Load pairs by index."""
-        pairs = [self.pairs[i] for i in index]
-        chosen = [pair.chosen.clip_id for pair in pairs]
-        rejected = [pair.rejected.clip_id for pair in pairs]
-        cond = self.cache.conditioning([condition_key(pair.chosen) for pair in pairs])
-        mask = self._mask(chosen, rejected)
-        return Batch(
-            self.cache.latents(chosen).to(device),
-            self.cache.latents(rejected).to(device),
-            cond.to(device),
-            None if mask is None else mask.to(device),
-        )
+    def batch(
+        self, index: Sequence[int], device: torch.device, masked: Sequence[bool] | None = None
+    ) -> Batch:
+        """Load pairs by index.
 
-    def _mask(self, chosen: Sequence[str], rejected: Sequence[str]) -> Tensor | None:
-        if self.mask.kind == "none":
-            return None
-        grow = self.mask.dilation
-        sides = [dilate(self.cache.lip_masks(ids), grow) for ids in (chosen, rejected)]
-        return pair_mask(
-            sides[0], sides[1], background=self.mask.background, skip_first=self.mask.skip_first
+        A pair with a latent that is not finite gets zeros and the weight 0: every rank still
+        does the same work, and the loss of the others is not touched.
+
+        Args:
+            index: Which pairs, each in [0, len).
+            device: Where to put them.
+            masked: For each pair, whether its lip mask is used; None is always.
+        """
+        pairs = [self.pairs[i] for i in index]
+        chosen = self.cache.latents([pair.chosen.clip_id for pair in pairs])
+        rejected = self.cache.latents([pair.rejected.clip_id for pair in pairs])
+        cond = self.cache.conditioning([condition_key(pair.chosen) for pair in pairs])
+        masks = self._masks(pairs, masked)
+        weight = None
+        if self.weights is not None:
+            weight = torch.tensor([self.weights[i] for i in index], dtype=torch.float32)
+        sound = torch.isfinite(chosen).flatten(1).all(1) & torch.isfinite(rejected).flatten(1).all(
+            1
         )
+        if not bool(sound.all()):
+            weight = (torch.ones(len(index)) if weight is None else weight) * sound
+            chosen, rejected = (torch.where(_like(sound, x), x, 0.0) for x in (chosen, rejected))
+        batch = Batch(chosen, rejected, cond, *masks, weight)
+        return batch.to(device)
+
+    def _masks(
+        self, pairs: Sequence[Preference], masked: Sequence[bool] | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the mask, and the rejected side's if the sides do not share one."""
+        config = self.mask
+        if config.kind == "none":
+            return None, None
+        sides = [
+            dilate(self.cache.lip_masks([clip.clip_id for clip in clips]), config.dilation)
+            for clips in ([p.chosen for p in pairs], [p.rejected for p in pairs])
+        ]
+        pairings = [(sides[0], sides[1])]
+        if config.sides == "own":
+            pairings = [(sides[0], sides[0]), (sides[1], sides[1])]
+        masks = [
+            pair_mask(a, b, background=config.background, skip_first=config.skip_first)
+            for a, b in pairings
+        ]
+        if masked is not None:
+            use = torch.tensor(list(masked))
+            masks = [torch.where(_like(use, mask), mask, 1.0) for mask in masks]
+        return masks[0], masks[1] if len(masks) == 2 else None
 
     def without_small_masks(self) -> "PairData":
         """Return the data without pairs whose mask sums to less than ``mask.min_sum``."""
         if self.mask.kind == "none":
             return self
+        least = max(self.mask.min_sum, 1e-6)
         kept = []
-        for pair in self.pairs:
-            mask = self._mask([pair.chosen.clip_id], [pair.rejected.clip_id])
-            if mask is not None and float(mask.sum()) >= max(self.mask.min_sum, 1e-6):
-                kept.append(pair)
-        return PairData(kept, self.cache, self.mask)
+        for number, pair in enumerate(self.pairs):
+            masks = [mask for mask in self._masks([pair]) if mask is not None]
+            if all(float(mask.sum()) >= least for mask in masks):
+                kept.append(number)
+        return self._only(kept, "mask too small")
+
+    def without_other_shapes(self, shape: Sequence[int]) -> "PairData":
+        """Return the data without pairs of which a clip's latents have another shape."""
+        kept = [
+            number
+            for number, pair in enumerate(self.pairs)
+            if self.cache.shape(pair.chosen.clip_id) == self.cache.shape(pair.rejected.clip_id)
+            == tuple(shape)
+        ]  # fmt: skip
+        return self._only(kept, "another shape")
+
+    def _only(self, kept: Sequence[int], reason: str) -> "PairData":
+        lost = len(self.pairs) - len(kept)
+        if not lost:
+            return self
+        weights = None if self.weights is None else [self.weights[i] for i in kept]
+        dropped = {**self.dropped, reason: self.dropped.get(reason, 0) + lost}
+        pairs = [self.pairs[i] for i in kept]
+        return replace(self, pairs=pairs, weights=weights, dropped=dropped)
+
+
+def _like(flags: Tensor, tensor: Tensor) -> Tensor:
+    """View flags [B] so that they broadcast over a tensor [B, ...]."""
+    return flags.reshape(-1, *([1] * (tensor.ndim - 1)))
+
+
+def pair_weights(margins: Sequence[float], kind: str, power: float) -> list[float] | None:
+    """Return the weight of each pair, mean 1, or None for equal weights.
+
+    Args:
+        margins: Score gap of each pair, in (0, 1].
+        kind: ``none``; ``confidence``: the gap itself; ``rarity``: one over the share of pairs in
+            the gap's tenth of the range (VideoDPO, arXiv 2412.14167, sec. 3.3).
+        power: Exponent of either.
+    """
+    if kind == "none" or not margins:
+        return None
+    values = [max(margin, 1e-6) for margin in margins]
+    if kind == "rarity":
+        low, high = min(values), max(values)
+        bins = [min(9, int(10 * (v - low) / max(high - low, 1e-12))) for v in values]
+        values = [len(bins) / bins.count(place) for place in bins]
+    raised = [value**power for value in values]
+    mean = sum(raised) / len(raised)
+    return [value / mean for value in raised]
 
 
 def split_held_out(
@@ -113,60 +199,3 @@ def require_pairs(pairs: Sequence[Preference], store: str, dataset: object, leas
             f"the store '{store}' of {dataset} has {len(pairs)} training pairs, need {least}",
             hint="generate more candidates per condition, or widen the pairing's margin",
         )
-
-
-def _seeded(*parts: object) -> torch.Generator:
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def pair_order(num_pairs: int, seed: int, start: int, count: int) -> list[int]:
-    """Return the pairs at places start..start + count - 1 of an endless series of shuffles."""
-    orders: dict[int, list[int]] = {}
-    index = []
-    for place in range(start, start + count):
-        epoch, row = divmod(place, num_pairs)
-        if epoch not in orders:
-            generator = _seeded(seed, "order", epoch)
-            orders[epoch] = torch.randperm(num_pairs, generator=generator).tolist()
-        index.append(orders[epoch][row])
-    return index
-
-
-def step_draws(
-    config: SigmaConfig,
-    seed: int,
-    step: int,
-    places: Sequence[int],
-    step_size: int,
-    shape: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """Return the noise levels and noise of some pairs of a step.
-
-    Args:
-        config: Distribution and number of draws N.
-        seed: Seed of the run.
-        step: Optimiser step.
-        places: Places within the step, each in [0, step_size).
-        step_size: Pairs in the whole step, over all micro-batches and ranks.
-        shape: Shape of one clip's latents.
-
-    Returns:
-        sigma [B, N] (stratified over the whole step) and Gaussian noise [B, N, *shape].
-    """
-    sigmas = sample_sigmas(
-        step_size * config.draws, _seeded(seed, "sigma", step),
-        mean=config.mean, std=config.std, shift=config.shift, stratified=True,
-    ).reshape(step_size, config.draws)  # fmt: skip
-    noises = []
-    for place in places:
-        generator = _seeded(seed, "noise", step, place)
-        count = config.draws // 2 if config.antithetic else config.draws
-        noise = torch.randn(count, *shape, generator=generator)
-        noises.append(torch.cat((noise, -noise)) if config.antithetic else noise)
-    return sigmas[list(places)], torch.stack(noises)
-
-
-def evaluation_noise(seed: int, pair_id: str, num_sigmas: int, shape: Sequence[int]) -> Tensor:
-    """Return the fixed noise of a held-out pair, one draw for each noise level, [S, *shape]."""
-    return torch.randn(num_sigmas, *shape, generator=_seeded(seed, "evaluation", pair_id))

@@ -1,4 +1,4 @@
-"""The Flow-DPO loss on velocity errors.
+"""The Flow-DPO loss on velocity errors, its optional terms, and the losses it is compared with.
 
 Diffusion-DPO (Wallace et al., arXiv 2311.12908) for rectified flow, with a constant beta and mean
 reduction as in VideoAlign (arXiv 2501.13918)::
@@ -6,7 +6,7 @@ reduction as in VideoAlign (arXiv 2501.13918)::
     err(v; M) = sum M (v - v*)^2 / sum M             v* = noise - clean
     D = err(policy) - err(reference)                 per side; negative: the policy fits better
     z = -(beta / 2) (D_chosen - D_rejected)
-    loss = mean_B[-log sigmoid(z)]
+    loss = mean_B[-w log sigmoid(z)]
 
 Noise, sigma and conditions are shared by both sides and both networks; the caller sees to that.
 """
@@ -35,9 +35,12 @@ class PairErrors:
         """Return (D_chosen, D_rejected), [B], averaged over draws if there are several."""
         chosen = self.chosen - self.reference_chosen.detach()
         rejected = self.rejected - self.reference_rejected.detach()
-        if chosen.ndim == 2:
-            return chosen.mean(1), rejected.mean(1)
-        return chosen, rejected
+        return over_draws(chosen), over_draws(rejected)
+
+
+def over_draws(errors: Tensor) -> Tensor:
+    """Return [B] from [B] or, averaged, from [B, draws]."""
+    return errors.mean(1) if errors.ndim == 2 else errors
 
 
 def masked_error(velocity: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -66,6 +69,90 @@ def masked_error(velocity: Tensor, target: Tensor, mask: Tensor | None = None) -
     return (square.flatten(1) * weight).sum(1) / total
 
 
+def dpo_losses(z: Tensor, target_probability: float = 1.0) -> Tensor:
+    """Return ``-p log sigmoid(z) - (1 - p) log sigmoid(-z)``; p = 1 is plain DPO, [B]."""
+    losses = -target_probability * F.logsigmoid(z)
+    if target_probability < 1:
+        losses = losses - (1 - target_probability) * F.logsigmoid(-z)
+    return losses
+
+
+def ipo_losses(d_chosen: Tensor, d_rejected: Tensor, gap: float) -> Tensor:
+    """Return IPO's squared distance to a finite margin (arXiv 2310.12036, eq. 17), [B].
+
+    Args:
+        d_chosen: Policy minus reference error, [B].
+        d_rejected: The same on the rejected side.
+        gap: 1 / (2 tau) of the paper, on the scale of error differences; the loss is given in
+            units of it: ``(u / gap - 1)^2`` with ``u = D_rejected - D_chosen``.
+    """
+    return ((d_rejected - d_chosen) / gap - 1).square()
+
+
+def simpo_losses(chosen: Tensor, rejected: Tensor, beta: float, target_margin: float) -> Tensor:
+    """Return SimPO's loss without a reference (arXiv 2405.14734, eq. 6) on errors, [B].
+
+    ``-log sigmoid(-(beta / 2) (m_chosen - m_rejected) - target_margin)``.
+    """
+    return -F.logsigmoid(-0.5 * beta * (chosen - rejected) - target_margin)
+
+
+def kto_losses(
+    d_chosen: Tensor, d_rejected: Tensor, beta: float, weights: tuple[float, float] = (0.8, 1.0)
+) -> Tensor:
+    """Return KTO's loss (arXiv 2402.01306) with both sides as unpaired examples, [B].
+
+    With the reward ``r = -D`` of a side and k, the mean of the two classes' mean rewards (over
+    all ranks, without a gradient), a chosen side costs ``1 - sigmoid(beta (r - k))`` and a
+    rejected one ``1 - sigmoid(beta (k - r))``; a pair costs the weighted mean of both.
+    """
+    k = mean_over_ranks(-0.5 * (d_chosen + d_rejected).detach().mean())
+    chosen = 1 - torch.sigmoid(beta * (-d_chosen - k))
+    rejected = 1 - torch.sigmoid(beta * (k + d_rejected))
+    return 0.5 * (weights[0] * chosen + weights[1] * rejected)
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return a scalar's mean over all processes (itself when there is one)."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
+def safeguard_weight(dot_chosen: Tensor, dot_cross: Tensor, mu: float) -> Tensor:
+    """Return SDPO's scale of the rejected side's gradient, in [0, 1].
+
+    With ``d = v - v*`` of each side, ``clamp((1 - mu) <d_w, d_w> / <d_w, d_l>, 0, 1)`` where the
+    inner product of both sides is positive, else 1: to first order the chosen error cannot grow
+    (Diffusion-SDPO, arXiv 2511.03317).
+
+    Args:
+        dot_chosen: <d_w, d_w>, any shape.
+        dot_cross: <d_w, d_l>, the same shape.
+        mu: Strictness in [0, 1); 0.9 in the paper for SD 1.5.
+    """
+    ratio = (1 - mu) * dot_chosen / dot_cross.clamp_min(torch.finfo(dot_cross.dtype).tiny)
+    return torch.where(dot_cross > 0, ratio.clamp(0, 1), torch.ones_like(ratio)).detach()
+
+
+def scale_gradient(errors: Tensor, factor: Tensor) -> Tensor:
+    """Return errors of the same value whose gradient is multiplied by ``factor``."""
+    fixed = errors.detach()
+    return fixed + factor * (errors - fixed)
+
+
+def margin(
+    d_chosen: Tensor, d_rejected: Tensor, beta: float, positive_weight: float = 0.0
+) -> Tensor:
+    """Return ``z = -(beta / 2) (D_chosen - D_rejected + k relu(D_chosen))``, [B]."""
+    z = -0.5 * beta * (d_chosen - d_rejected)
+    if positive_weight:
+        z = z - 0.5 * beta * positive_weight * F.relu(d_chosen)
+    return z
+
+
 def preference_loss(
     errors: PairErrors,
     beta: float,
@@ -73,8 +160,8 @@ def preference_loss(
     positive_weight: float = 0.0,
     target_probability: float = 1.0,
     pair_weight: Tensor | None = None,
-) -> tuple[Tensor, dict[str, float]]:
-    """Return the Flow-DPO loss (scalar) and what to log about it.
+) -> tuple[Tensor, Tensor]:
+    """Return the Flow-DPO loss (scalar) and the margins z, [B].
 
     Args:
         errors: Errors of policy and reference on both sides.
@@ -85,37 +172,10 @@ def preference_loss(
             ``-p log sigmoid(z) - (1 - p) log sigmoid(-z)`` (conservative DPO), whose optimum is
             the finite margin ``log(p / (1 - p))``; 1 is plain DPO.
         pair_weight: Weight of each pair, [B].
-
-    Returns:
-        The loss and metrics: ``loss``, ``implicit_accuracy`` (ties count one half), ``margin``,
-        ``margin_std``, ``gradient_factor`` (mean sigmoid(-z), 0.5 at the start), ``d_chosen``,
-        ``d_rejected``, ``chosen_worse`` (share of D_chosen > 0).
     """
-    d_chosen, d_rejected = errors.differences()
-    z = -0.5 * beta * (d_chosen - d_rejected)
-    if positive_weight:
-        z = z - 0.5 * beta * positive_weight * F.relu(d_chosen)
-    per_pair = -target_probability * F.logsigmoid(z)
-    if target_probability < 1:
-        per_pair = per_pair - (1 - target_probability) * F.logsigmoid(-z)
-    if pair_weight is not None:
-        per_pair = per_pair * pair_weight
-    loss = per_pair.mean()
-    return loss, pair_metrics(z.detach(), d_chosen.detach(), d_rejected.detach(), loss.detach())
-
-
-def pair_metrics(z: Tensor, d_chosen: Tensor, d_rejected: Tensor, loss: Tensor) -> dict[str, float]:
-    """Return the diagnostics of one batch of pairs; all inputs [B], ``loss`` scalar."""
-    return {
-        "loss": float(loss),
-        "implicit_accuracy": float(implicit_accuracy(d_chosen, d_rejected).mean()),
-        "margin": float(z.mean()),
-        "margin_std": float(z.std(unbiased=False)),
-        "gradient_factor": float(torch.sigmoid(-z).mean()),
-        "d_chosen": float(d_chosen.mean()),
-        "d_rejected": float(d_rejected.mean()),
-        "chosen_worse": float((d_chosen > 0).double().mean()),
-    }
+    z = margin(*errors.differences(), beta, positive_weight)
+    losses = dpo_losses(z, target_probability)
+    return (losses if pair_weight is None else losses * pair_weight).mean(), z
 
 
 def implicit_accuracy(d_chosen: Tensor, d_rejected: Tensor) -> Tensor:

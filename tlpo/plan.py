@@ -5,10 +5,10 @@ from pathlib import Path
 from ft2.errors import UsageError
 from ft2.lora import expert_parameters, install_experts, read_adapter
 from ft2.pairs import DIMENSIONS, STORES, read_pairs
-from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
-from ft2.tlpo.data import require_pairs, split_held_out
-from ft2.tlpo.gate import FusionGate, features_dim
-from ft2.tlpo.policy import ordered
+from ft2.tlpo.config import ExpertConfig, FusionConfig, LoraConfig, StageConfig
+from ft2.tlpo.experts import ordered
+from ft2.tlpo.gate import make_gate
+from ft2.tlpo.stage import read_view
 from ft2.wan.spec import Architecture
 from ft2.wan.weights import meta_dit, read_architecture, weights_dir
 
@@ -40,8 +40,9 @@ def plan_stage(config: ExpertConfig | FusionConfig) -> Plan:
         plan["adapted_linears"] = install_experts(dit, lora.targets, 1, lora.rank, lora.alpha)
         trainable = held = sum(p.numel() for p in expert_parameters(dit))
     else:
-        width = features_dim(dit, config.gate.input)
-        gate = FusionGate(architecture.dit.num_layers, len(DIMENSIONS), width)
+        if config.gate.per_linear:
+            install_experts(dit, LoraConfig().targets, 1, 1, 1)
+        gate = make_gate(config.gate, dit, len(config.experts) or len(DIMENSIONS))
         trainable = sum(p.numel() for p in gate.parameters())
         held = _expert_sizes(config, missing)
     plan["trainable_parameters"] = trainable
@@ -62,14 +63,11 @@ def _architecture(config: StageConfig, missing: list[str]) -> Architecture | Non
 
 
 def _pairs(config: ExpertConfig | FusionConfig, missing: list[str]) -> dict[str, int] | None:
-    store = config.dimension if isinstance(config, ExpertConfig) else config.store
     if not config.dataset.is_dir():
         missing.append(f"the dataset {config.dataset} does not exist (ft2 nsq build)")
         return None
-    pairs = read_pairs(config.dataset, store)
-    train, held_out = split_held_out(pairs, config.loop.held_out, config.loop.seed)
-    require_pairs(train, store, config.dataset, least=config.engine.micro_batch_size)
-    return {"training": len(train), "held_out": len(held_out)}
+    train, held_out = read_view(config, config.view)
+    return {"training": len(train.pairs), "held_out": len(held_out)}
 
 
 def _expert_sizes(config: FusionConfig, missing: list[str]) -> int:

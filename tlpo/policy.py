@@ -14,20 +14,25 @@ import torch
 from torch import Tensor
 
 from ft2.errors import UsageError
-from ft2.lora import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    FusedLinear,
-    fused_linears,
-    install_experts,
-    load_expert,
-    read_adapter,
-    remove_experts,
+from ft2.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FusedLinear, fused_linears
+from ft2.runs import hash_file, load_tensors, read_json, save_tensors, write_json
+from ft2.tlpo.experts import (
+    ExpertName,
+    adapter_base,
+    expert_dimension,
+    find_adapter,
+    install_policy_experts,
+    ordered,
 )
-from ft2.pairs import DIMENSIONS, Dimension
-from ft2.runs import load_tensors, read_json, save_tensors, write_json
-from ft2.tlpo.cache import model_hash
-from ft2.tlpo.gate import FusionGate, GateInput, constant_gate, timestep_features
+from ft2.tlpo.gate import (
+    FusionGate,
+    GateInput,
+    GateTable,
+    constant_gate,
+    make_gate,
+    timestep_features,
+)
+from ft2.tlpo.options import GateConfig
 from ft2.wan.model import TalkingModel
 
 POLICY_FILE = "policy.json"
@@ -44,8 +49,8 @@ class Policy:
     def __init__(
         self,
         model: TalkingModel,
-        experts: Sequence[Dimension],
-        gate: FusionGate | Sequence[float],
+        experts: Sequence[ExpertName],
+        gate: FusionGate | GateTable | Sequence[float],
         gate_input: GateInput = "embedding",
     ) -> None:
         """Join experts that are already installed in ``model`` with their weights."""
@@ -61,7 +66,7 @@ class Policy:
         return isinstance(self._gate, FusionGate)
 
     def gate(self, sigma: Tensor) -> Tensor:
-        """Return the expert weights [B, layers, K] at noise levels sigma [B].
+        """Return the expert weights [B, layers, K] (or [B, layers, slots, K]) at sigma [B].
 
         Raises:
             UsageError: Another policy was loaded into the model since.
@@ -75,6 +80,8 @@ class Policy:
             with torch.no_grad():
                 tau = timestep_features(self._model.dit, sigma, self._input)
                 return self._gate.to(sigma.device)(tau)
+        if isinstance(self._gate, GateTable):
+            return self._gate.to(sigma.device)(sigma)
         weights = constant_gate(len(sigma), self._model.num_layers, self._gate)
         return weights.to(sigma.device)
 
@@ -82,7 +89,7 @@ class Policy:
         """Return the same installed experts with constant weights (one number for all, or K)."""
         return Policy(self._model, self.experts, _per_expert(weights, self.experts))
 
-    def only(self, dimension: Dimension) -> "Policy":
+    def only(self, dimension: ExpertName) -> "Policy":
         """Return one installed expert alone, at weight 1.
 
         Raises:
@@ -108,106 +115,46 @@ def _per_expert(weights: float | Sequence[float], experts: Sequence[str]) -> tup
     return tuple(float(value) for value in values)
 
 
-def find_adapter(path: str | Path) -> Path:
-    """Return the adapter directory that a path means: itself, or ``adapter/`` of an expert run.
-
-    Raises:
-        UsageError: There is no adapter.
-    """
-    path = Path(path)
-    for folder in (path, path / "adapter"):
-        if (folder / ADAPTER_CONFIG).is_file():
-            return folder
-    raise UsageError(
-        f"{path} holds no expert", hint="give the directory of a finished `ft2 tlpo train` run"
-    )
-
-
-def ordered(experts: Mapping[Dimension, Path]) -> dict[Dimension, Path]:
-    """Return the experts' adapter directories in the order motion, lip, quality.
-
-    Raises:
-        UsageError: No expert, or one without an adapter.
-    """
-    if not experts:
-        raise UsageError("no experts given", hint="set experts.motion=DIR and so on")
-    return {name: find_adapter(experts[name]) for name in DIMENSIONS if name in experts}
-
-
-def install_policy_experts(model: TalkingModel, experts: Mapping[Dimension, Path]) -> None:
-    """Put experts into a model, in the given order, in place of any that it carries.
-
-    Raises:
-        UsageError: The experts adapt different linears, or were trained on another base.
-    """
-    base = model_hash(model)
-    configs, targets = [], set()
-    for name, folder in experts.items():
-        config, _ = read_adapter(folder)
-        trained_on = _adapter_base(folder)
-        if trained_on not in (None, base):
-            raise UsageError(
-                f"the {name} expert {folder} was trained on another base model",
-                hint="load the base weights that the run's config.yaml names",
-            )
-        configs.append(config)
-        targets.add(tuple(sorted(config["target_modules"])))
-    if len(targets) != 1:
-        raise UsageError(
-            "the experts adapt different linears", hint="train all with one lora.targets"
-        )
-    rank = max(int(config["r"]) for config in configs)
-    alpha = next(float(c["lora_alpha"]) for c in configs if int(c["r"]) == rank)
-    remove_experts(model.dit)
-    install_experts(model.dit, sorted(targets.pop()), len(experts), rank, alpha)
-    for index, folder in enumerate(experts.values()):
-        load_expert(model.dit, index, folder)
-    model.dit.requires_grad_(False)
-
-
-def _adapter_base(folder: Path) -> str | None:
-    return load_tensors(folder / ADAPTER_WEIGHTS)[1].get("base")
-
-
-def expert_dimension(adapter: Path) -> Dimension:
-    """Return the dimension that an adapter directory says it was trained on.
-
-    Raises:
-        UsageError: It says none; it was not written by ft2.
-    """
-    name = load_tensors(adapter / ADAPTER_WEIGHTS)[1].get("dimension")
-    for dimension in DIMENSIONS:
-        if name == dimension:
-            return dimension
-    raise UsageError(f"{adapter} does not say which dimension it was trained on")
-
-
 def save_policy(
     directory: Path,
-    experts: Mapping[Dimension, Path],
-    gate: FusionGate | float | Sequence[float],
-    gate_input: GateInput = "embedding",
+    experts: Mapping[ExpertName, Path],
+    gate: FusionGate | GateTable | float | Sequence[float],
+    gate_config: GateConfig | None = None,
     base: str | None = None,
+    average: Sequence[Sequence[float]] | None = None,
 ) -> None:
     """Write a policy directory; the experts' files are copied, so it stands alone.
 
     Args:
         directory: Made if absent.
         experts: Run or adapter directories by dimension.
-        gate: A learned gate, or constant weights.
-        gate_input: What the gate reads.
-        base: `model_hash` of the base, for the record.
+        gate: A learned gate, a table over the noise level, or constant weights.
+        gate_config: How the learned gate was made; None is the default.
+        base: `model_hash` of the base, for the record; None takes the experts' own.
+        average: Mean over noise levels of a learned gate's weights, [layers][K], for export.
     """
     found = ordered(experts)
-    record: dict[str, Any] = {"version": 1, "experts": list(found), "base": base}
+    record: dict[str, Any] = {"version": 1, "experts": list(found)}
+    hashes: dict[str, str] = {}
     for name, folder in found.items():
         target = directory / "experts" / name
         target.mkdir(parents=True, exist_ok=True)
         for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(folder / file, target / file)
-    if isinstance(gate, FusionGate):
+        hashes[name] = hash_file(target / ADAPTER_WEIGHTS)
+        base = base or adapter_base(folder)
+    record |= {"base": base, "sha256": hashes}
+    if isinstance(gate, FusionGate | GateTable):
         save_tensors(directory / GATE_FILE, dict(gate.state_dict()))
-        record["gate"] = {"form": "figure", "input": gate_input}
+        hashes["gate"] = hash_file(directory / GATE_FILE)
+    if isinstance(gate, FusionGate):
+        config = gate_config or GateConfig()
+        record["gate"] = config.model_dump(mode="json", exclude={"bias_init", "train_bias"})
+        record["gate"] |= {"layers": gate.num_layers, "slots": gate.slots}
+        record["average"] = average
+    elif isinstance(gate, GateTable):
+        record["gate"] = {"form": "table"}
+        record["average"] = gate.weights.mean(0).tolist()
     else:
         record["gate"] = {"form": "constant", "weights": _per_expert(gate, list(found))}
     write_json(directory / POLICY_FILE, record)
@@ -236,22 +183,56 @@ def load_policy(path: str | Path, model: TalkingModel) -> Policy:
 
 def _load_policy_dir(folder: Path, model: TalkingModel) -> Policy:
     record = read_json(folder / POLICY_FILE)
-    names: list[Dimension] = record["experts"]
+    names: list[ExpertName] = record["experts"]
+    _check_files(folder, record.get("sha256", {}))
     install_policy_experts(model, {name: folder / "experts" / name for name in names})
     form = record["gate"]
     if form["form"] == "constant":
         return Policy(model, names, form["weights"])
     tensors, _ = load_tensors(folder / GATE_FILE)
-    layers, count, width = tensors["weight"].shape
-    if (layers, count) != (model.num_layers, len(names)):
-        raise UsageError(f"{folder} has a gate for {layers} layers and {count} experts")
-    gate = FusionGate(layers, count, width)
+    if form["form"] == "table":
+        table = GateTable(tensors["edges"], tensors["weights"])
+        layers, count = table.weights.shape[1:]
+        _check_size(folder, layers, count, model, names)
+        return Policy(model, names, table)
+    kept = {key: form[key] for key in form if key not in ("layers", "slots")}
+    gate = make_gate(GateConfig(**kept), model.dit, len(names))
+    rows, experts = tensors["bias"].shape
+    _check_size(folder, form.get("layers", rows), experts, model, names)
+    if gate.weight.shape != tensors["weight"].shape:
+        raise UsageError(
+            f"{folder} has a gate of {tuple(tensors['weight'].shape)}, this model takes "
+            f"{tuple(gate.weight.shape)}"
+        )
     gate.load_state_dict(tensors)
     return Policy(model, names, gate.requires_grad_(False), form["input"])
 
 
+def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Refuse experts or a gate that are not those the policy was written with."""
+    for name, digest in hashes.items():
+        expert = folder / "experts" / name / ADAPTER_WEIGHTS
+        file = folder / GATE_FILE if name == "gate" else expert
+        if not file.is_file() or hash_file(file) != digest:
+            raise UsageError(
+                f"{file} is not the file that this policy was made with",
+                hint="a gate belongs to its experts: train a new one with ft2 tlpo train, or take "
+                "constant weights with ft2 tlpo merge",
+            )
+
+
+def _check_size(
+    folder: Path, layers: int, experts: int, model: TalkingModel, names: Sequence[ExpertName]
+) -> None:
+    if (layers, experts) != (model.num_layers, len(names)):
+        raise UsageError(
+            f"{folder} has a gate for {layers} layers and {experts} experts, wanted "
+            f"{model.num_layers} and {len(names)}"
+        )
+
+
 def static_policy(
-    experts: Mapping[Dimension, Path], weights: float | Sequence[float], model: TalkingModel
+    experts: Mapping[ExpertName, Path], weights: float | Sequence[float], model: TalkingModel
 ) -> Policy:
     """Install experts with constant weights, such as 1/3, 2/3 or 1 each, and return the policy."""
     found = ordered(experts)

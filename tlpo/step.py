@@ -1,19 +1,24 @@
 """One preference step: errors of policy and reference on both sides, under shared noise."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ft2.flow import add_noise, velocity_target
+from ft2.tlpo import dpo
 from ft2.tlpo.config import DpoConfig
 from ft2.tlpo.data import Batch
-from ft2.tlpo.dpo import PairErrors, masked_error, preference_loss
 from ft2.wan.condition import Conditioning
 
 GateFunction = Callable[[Tensor], Tensor | None]
 """Maps sigma [B] to expert weights [B, layers, K], or to None for the base network."""
+
+Stats = dict[str, Tensor]
+"""What a step says of its pairs; every tensor has the pairs as first dimension."""
 
 
 class VelocityModel(Protocol):
@@ -30,6 +35,91 @@ def base_gate(sigma: Tensor) -> None:
     del sigma
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Both sides of B pairs under N shared (sigma, noise) draws, ready for a network."""
+
+    clean: tuple[Tensor, Tensor]
+    """Latents of chosen and rejected, each [B * N, C, f, h, w]."""
+    mask: tuple[Tensor, Tensor] | None
+    """Error weights of each side, [B * N, 1, f, h, w]."""
+    cond: Conditioning
+    """Of B * N rows: one object for both sides and both networks."""
+    sigma: Tensor
+    """[B * N]."""
+    noise: Tensor
+    """[B * N, C, f, h, w]."""
+    count: int
+    """N."""
+
+    @classmethod
+    def of(cls, batch: Batch, sigma: Tensor, noise: Tensor) -> "Draws":
+        """Repeat every pair for each of its draws; sigma [B, N], noise [B, N, C, f, h, w]."""
+        count = sigma.shape[1]
+
+        def repeat(side: Tensor) -> Tensor:
+            return side.repeat_interleave(count, dim=0)
+
+        mask = None
+        if batch.mask is not None:
+            other = batch.mask if batch.rejected_mask is None else batch.rejected_mask
+            mask = repeat(batch.mask), repeat(other)
+        clean = repeat(batch.chosen), repeat(batch.rejected)
+        cond = batch.cond.repeat(count)
+        return cls(clean, mask, cond, sigma.reshape(-1), noise.flatten(0, 1), count)
+
+    def targets(self) -> tuple[Tensor, Tensor]:
+        """Return ``noise - clean`` of both sides."""
+        return velocity_target(self.clean[0], self.noise), velocity_target(
+            self.clean[1], self.noise
+        )
+
+    def errors(self, velocities: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the errors of (chosen, rejected), each [B, N]."""
+        masks = (None, None) if self.mask is None else self.mask
+        chosen, rejected = (
+            dpo.masked_error(v, target, mask).reshape(-1, self.count)
+            for v, target, mask in zip(velocities, self.targets(), masks, strict=True)
+        )
+        return chosen, rejected
+
+
+def pair_velocities(
+    model: VelocityModel, draws: Draws, gate: GateFunction, split: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return one network's velocities on (chosen, rejected), each [B * N, C, f, h, w].
+
+    Args:
+        model: The generator.
+        draws: Pairs, noise levels and noise.
+        gate: Expert weights for each noise level.
+        split: One pass a side instead of one for both. With gradients each pass is then
+            recomputed in the backward pass, so that the activations of one side at a time are
+            held: the decomposed backward (exact; about a fifth more work, half the memory).
+    """
+    sigma, noise, cond = draws.sigma, draws.noise, draws.cond
+    if not split:
+        clean, noise2 = torch.cat(draws.clean), torch.cat((noise, noise))
+        level = torch.cat((sigma, sigma))
+        noisy = add_noise(clean, noise2, level)
+        both = model.velocity(noisy, level, Conditioning.cat([cond, cond]), gate(level))
+        chosen, rejected = both.chunk(2)
+        return chosen, rejected
+    weights = gate(sigma)
+
+    def one(clean: Tensor) -> Tensor:
+        noisy = add_noise(clean, noise, sigma)
+        if not torch.is_grad_enabled():
+            return model.velocity(noisy, sigma, cond, weights)
+        out: Tensor = checkpoint(
+            model.velocity, noisy, sigma, cond, weights,
+            use_reentrant=False, preserve_rng_state=False,
+        )  # fmt: skip
+        return out
+
+    return one(draws.clean[0]), one(draws.clean[1])
+
+
 def pair_errors(
     model: VelocityModel, batch: Batch, sigma: Tensor, noise: Tensor, gate: GateFunction
 ) -> tuple[Tensor, Tensor]:
@@ -44,21 +134,8 @@ def pair_errors(
         noise: Standard normal, [B, N, C, f, h, w].
         gate: Expert weights for each noise level.
     """
-    draws = sigma.shape[1]
-    level = sigma.reshape(-1)
-    flat = noise.flatten(0, 1)
-    sides = [side.repeat_interleave(draws, dim=0) for side in (batch.chosen, batch.rejected)]
-    clean, noise2, level2 = torch.cat(sides), torch.cat((flat, flat)), torch.cat((level, level))
-    cond = batch.cond.repeat(draws)
-    velocity = model.velocity(
-        add_noise(clean, noise2, level2), level2, Conditioning.cat([cond, cond]), gate(level2)
-    )
-    mask = None
-    if batch.mask is not None:
-        mask = torch.cat([batch.mask.repeat_interleave(draws, dim=0)] * 2)
-    errors = masked_error(velocity, velocity_target(clean, noise2), mask)
-    chosen, rejected = errors.reshape(2, -1, draws)
-    return chosen, rejected
+    draws = Draws.of(batch, sigma, noise)
+    return draws.errors(pair_velocities(model, draws, gate))
 
 
 class PreferenceStep(nn.Module):
@@ -70,7 +147,7 @@ class PreferenceStep(nn.Module):
         gate: GateFunction,
         reference_gate: GateFunction,
         trainable: Mapping[str, nn.Parameter],
-        dpo: DpoConfig,
+        config: DpoConfig,
         whole: nn.Module | None = None,
     ) -> None:
         """Join the parts.
@@ -80,12 +157,12 @@ class PreferenceStep(nn.Module):
             gate: The policy's weights (may carry gradients).
             reference_gate: The reference's; `base_gate` is the network without experts.
             trainable: Parameters to train, by name.
-            dpo: Loss settings.
+            config: Loss settings.
             whole: A module to register as well, for engines that split frozen weights (ZeRO-3).
         """
         super().__init__()
         self._model = (model,)
-        self._gate, self._reference_gate, self._dpo = gate, reference_gate, dpo
+        self._gate, self._reference_gate, self._config = gate, reference_gate, config
         if whole is not None:
             self.whole = whole
         registered = {id(p) for p in self.parameters()}
@@ -96,21 +173,132 @@ class PreferenceStep(nn.Module):
     @torch.no_grad()
     def reference_errors(self, batch: Batch, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reference's errors on (chosen, rejected), each [B, N]."""
-        return pair_errors(self._model[0], batch, sigma, noise, self._reference_gate)
+        draws = Draws.of(batch, sigma, noise)
+        return draws.errors(self._velocities(draws, self._reference_gate))
 
     def policy_errors(self, batch: Batch, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the policy's errors on (chosen, rejected), each [B, N]."""
-        return pair_errors(self._model[0], batch, sigma, noise, self._gate)
+        draws = Draws.of(batch, sigma, noise)
+        return draws.errors(self._velocities(draws, self._gate))
 
     def forward(
-        self, batch: Batch, sigma: Tensor, noise: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Return (loss, metrics); the reference runs first, so that no graph is held meanwhile."""
-        reference = self.reference_errors(batch, sigma, noise)
-        policy = self.policy_errors(batch, sigma, noise)
-        return preference_loss(
-            PairErrors(*policy, *reference),
-            self._dpo.beta,
-            positive_weight=self._dpo.positive_weight,
-            target_probability=self._dpo.target_probability,
-        )
+        self,
+        batch: Batch,
+        sigma: Tensor,
+        noise: Tensor,
+        reference: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Stats]:
+        """Return the loss and the stats of its pairs.
+
+        The reference runs first, so that no graph is held meanwhile.
+
+        Args:
+            batch: B pairs.
+            sigma: Noise levels, [B, N].
+            noise: Standard normal, [B, N, C, f, h, w].
+            reference: Its errors on (chosen, rejected), each [B, N], if they are known already.
+        """
+        draws = Draws.of(batch, sigma, noise)
+        held: tuple[Tensor, Tensor] | None = None
+        if reference is None:
+            with torch.no_grad():
+                held = self._velocities(draws, self._reference_gate)
+                reference = draws.errors(held)
+        velocities = self._velocities(draws, self._gate)
+        errors = dpo.PairErrors(*draws.errors(velocities), *reference)
+        stats: Stats = {"sigma": sigma}
+        if self._config.safeguard:
+            errors, stats["safeguard"] = _safeguarded(
+                errors, draws, velocities, self._config.safeguard
+            )
+        losses, z = self._losses(errors)
+        losses = losses + self._extra_terms(errors, velocities, held, draws.count)
+        kept = torch.ones_like(z) if batch.weight is None else batch.weight.to(z)
+        stats |= {"loss": losses * kept, "margin": z, "weight": kept}
+        stats["d_chosen"] = errors.chosen - errors.reference_chosen
+        stats["d_rejected"] = errors.rejected - errors.reference_rejected
+        if held is not None:
+            stats |= _drift(velocities, held, draws)
+        return (losses * kept).mean(), {name: value.detach() for name, value in stats.items()}
+
+    def _velocities(self, draws: Draws, gate: GateFunction) -> tuple[Tensor, Tensor]:
+        return pair_velocities(self._model[0], draws, gate, self._config.decomposed)
+
+    def _losses(self, errors: dpo.PairErrors) -> tuple[Tensor, Tensor]:
+        """Return (loss, margin z) of each pair, [B]."""
+        config = self._config
+        d_chosen, d_rejected = errors.differences()
+        z = dpo.margin(d_chosen, d_rejected, config.beta, config.positive_weight)
+        if config.loss == "dpo":
+            return dpo.dpo_losses(z, config.target_probability), z
+        if config.loss == "ipo":
+            return dpo.ipo_losses(d_chosen, d_rejected, config.ipo_gap), z
+        if config.loss == "kto":
+            return dpo.kto_losses(d_chosen, d_rejected, config.beta), z
+        chosen, rejected = dpo.over_draws(errors.chosen), dpo.over_draws(errors.rejected)
+        return dpo.simpo_losses(chosen, rejected, config.beta, config.simpo_margin), z
+
+    def _extra_terms(
+        self,
+        errors: dpo.PairErrors,
+        velocities: tuple[Tensor, Tensor],
+        held: tuple[Tensor, Tensor] | None,
+        count: int,
+    ) -> Tensor | float:
+        """Return the SFT and anchor terms of each pair, [B], or 0."""
+        terms: Tensor | float = 0.0
+        if self._config.sft:
+            terms = terms + self._config.sft * dpo.over_draws(errors.chosen)
+        if self._config.anchor:
+            assert held is not None  # the config refuses an anchor with cached reference scalars
+            apart = torch.stack(
+                [dpo.masked_error(v, r) for v, r in zip(velocities, held, strict=True)]
+            )
+            terms = terms + self._config.anchor * apart.mean(0).reshape(-1, count).mean(1)
+        return terms
+
+
+def _safeguarded(
+    errors: dpo.PairErrors, draws: Draws, velocities: tuple[Tensor, Tensor], mu: float
+) -> tuple[dpo.PairErrors, Tensor]:
+    """Return the errors with SDPO's scale on the rejected side's gradient, and the scale [B, N]."""
+    sides = []
+    for side, (velocity, target) in enumerate(zip(velocities, draws.targets(), strict=True)):
+        apart = (velocity.detach().float() - target.float()).flatten(1)
+        if draws.mask is None:
+            sides.append(apart / apart.shape[1] ** 0.5)
+        else:
+            weight = draws.mask[side].to(apart).expand_as(velocity).flatten(1)
+            sides.append(apart * (weight / weight.sum(1, keepdim=True)).sqrt())
+    dots = (sides[0] * sides[0]).sum(1), (sides[0] * sides[1]).sum(1)
+    factor = dpo.safeguard_weight(*dots, mu).reshape(-1, draws.count)
+    rejected = dpo.scale_gradient(errors.rejected, factor)
+    return (
+        dpo.PairErrors(errors.chosen, rejected, errors.reference_chosen, errors.reference_rejected),
+        factor,
+    )
+
+
+@torch.no_grad()
+def _drift(velocities: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], draws: Draws) -> Stats:
+    """Return the mean squared distance to the reference, in the mask and outside, [B, N] each."""
+    squares = [
+        (v.float() - r.float()).square().mean(1, keepdim=True)
+        for v, r in zip(velocities, held, strict=True)
+    ]
+    if draws.mask is None:
+        means = [square.flatten(1).mean(1) / 2 for square in squares]
+        return {"kl_proxy": (means[0] + means[1]).reshape(-1, draws.count)}
+    regions = [mask.expand_as(s) >= 0.5 for mask, s in zip(draws.mask, squares, strict=True)]
+    found = {}
+    for name, flip in (("kl_proxy", False), ("kl_proxy_outside", True)):
+        means = [
+            _mean_where(s, ~r if flip else r) / 2 for s, r in zip(squares, regions, strict=True)
+        ]
+        found[name] = (means[0] + means[1]).reshape(-1, draws.count)
+    return found
+
+
+def _mean_where(values: Tensor, region: Tensor) -> Tensor:
+    """Return the mean of each sample's values within a region, 0 where it is empty, [B]."""
+    return (values * region).flatten(1).sum(1) / region.flatten(1).sum(1).clamp_min(1)

@@ -2,33 +2,24 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ft2.engine import local_device, make_engine, rank_zero_first
-from ft2.lora import install_experts, read_adapter, remove_experts, save_expert
-from ft2.pairs import STORES, Dimension, Preference, Store, read_pairs
-from ft2.runs import Progress, RunDir, Silent, check_output
-from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
+from ft2.lora import ADAPTER_WEIGHTS, install_experts, read_adapter, remove_experts, save_expert
+from ft2.pairs import STORES, read_pairs
+from ft2.runs import Progress, RunDir, Silent, check_output, hash_file
+from ft2.tlpo.cache import fill_cache, unique_clips
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
-from ft2.tlpo.data import PairData, require_pairs, split_held_out
-from ft2.tlpo.gate import (
-    FusionGate,
-    constant_gate,
-    features_dim,
-    softmax_entropy,
-    timestep_features,
-)
-from ft2.tlpo.loop import HeldOut, run_loop
-from ft2.tlpo.policy import install_policy_experts, ordered, save_policy
-from ft2.tlpo.step import GateFunction, PreferenceStep, base_gate
+from ft2.tlpo.diagnostics import gate_alarms
+from ft2.tlpo.experts import ExpertName, install_policy_experts, ordered
+from ft2.tlpo.gate import FusionGate, make_gate, share_entropy, timestep_features
+from ft2.tlpo.policy import save_policy
+from ft2.tlpo.stage import Result, Stage, constant, open_stage, prepare_model, read_view
+from ft2.tlpo.step import GateFunction, base_gate
 from ft2.wan.model import TalkingModel
-from ft2.wan.weights import load_talking_model
-
-Result = dict[str, object]
 
 
 def train_expert(
@@ -58,11 +49,11 @@ def train_expert(
         Interrupted: A signal came; ``resume`` goes on.
     """
     check_output(output, resume=resume)
-    pairs = _read(config, config.dimension)
+    pairs = read_view(config, config.view)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return run.result
-    stage = _load(run, config, pairs, model, progress or Silent())
+    stage = open_stage(run, config, pairs, model, progress or Silent())
     try:
         result = _expert_stage(config, stage)
     finally:
@@ -71,7 +62,7 @@ def train_expert(
     return result
 
 
-def _expert_stage(config: ExpertConfig, stage: "_Stage") -> Result:
+def _expert_stage(config: ExpertConfig, stage: Stage) -> Result:
     dit, adapter = stage.model.dit, stage.run.path / "adapter"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
@@ -84,10 +75,11 @@ def _expert_stage(config: ExpertConfig, stage: "_Stage") -> Result:
     result |= stage.train(
         config,
         f"expert {config.dimension}",
-        _constant(stage.model, (1.0,)),
+        constant(stage.model, (1.0,)),
         base_gate,
         trainable,
         lambda: save_expert(dit, 0, adapter, about),
+        {},
     )
     result["norm_b"] = _norm_b(adapter)
     return result
@@ -119,12 +111,12 @@ def train_fusion(
         Interrupted: A signal came; ``resume`` goes on.
     """
     check_output(output, resume=resume)
-    experts = ordered(config.experts)
-    pairs = _read(config, config.store)
+    experts = ordered(dict(config.experts.items()))
+    pairs = read_view(config, config.view)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return run.result
-    stage = _load(run, config, pairs, model, progress or Silent())
+    stage = open_stage(run, config, pairs, model, progress or Silent())
     try:
         install_policy_experts(stage.model, experts)
         result = _fusion_stage(config, stage, experts)
@@ -134,11 +126,13 @@ def train_fusion(
     return result
 
 
-def _fusion_stage(
-    config: FusionConfig, stage: "_Stage", experts: Mapping[Dimension, Path]
-) -> Result:
+def _fusion_stage(config: FusionConfig, stage: Stage, experts: Mapping[ExpertName, Path]) -> Result:
     model, policy = stage.model, stage.run.path / "policy"
     gate, reference = _make_gates(config, model, len(experts))
+    in_reference: dict[str, object] = {}
+    if config.reference == "initial":
+        files = {name: hash_file(path / ADAPTER_WEIGHTS) for name, path in experts.items()}
+        in_reference = {"experts": files, "gate": config.gate.model_dump(mode="json")}
     trainable = {f"gate.{n}": p for n, p in gate.named_parameters() if p.requires_grad}
     result: Result = {"stage": "fusion", "experts": list(experts), "store": config.store}
     result["parameters"] = sum(p.numel() for p in trainable.values())
@@ -148,65 +142,41 @@ def _fusion_stage(
         _gate_function(config, model, gate),
         reference,
         trainable,
-        lambda: save_policy(policy, experts, gate, config.gate.input, stage.base),
+        lambda: save_policy(
+            policy, experts, gate, config.gate, stage.base, _average(config, model, gate)
+        ),
+        in_reference,
     )
-    levels = torch.linspace(0.02, 1, 50, device=model.device)
-    tau = timestep_features(model.dit, levels, config.gate.input)
-    mean = gate(tau).detach().mean((0, 1)).tolist()
-    result["mean_weights"] = dict(zip(experts, mean, strict=True))
-    result["entropy"] = softmax_entropy(gate, tau)
-    return result
+    return result | _gate_findings(config, model, gate, list(experts), result)
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """What a stage works with: run directory, frozen base, encoded pairs."""
-
-    run: RunDir
-    model: TalkingModel
-    base: str
-    data: PairData
-    unseen: PairData
-    progress: Progress
-
-    def train(
-        self,
-        config: StageConfig,
-        name: str,
-        gate: GateFunction,
-        reference: GateFunction,
-        trainable: Mapping[str, nn.Parameter],
-        export: Callable[[], object],
-    ) -> Result:
-        """Train, then call ``export`` on rank 0 while the weights are whole."""
-        whole = self.model.dit if config.engine.zero_stage == 3 else None
-        step = PreferenceStep(self.model, gate, reference, trainable, config.dpo, whole)
-        engine = make_engine(config.engine, step, self.run.path)
-        try:
-            held_out = HeldOut(step, self.unseen, config.loop, config.engine.micro_batch_size)
-            result = run_loop(
-                self.run, engine, held_out, self.data, config, self.model.device, name,
-                self.progress,
-            )  # fmt: skip
-            with engine.gathered():
-                if engine.rank == 0:
-                    export()
-        finally:
-            engine.close()
-        return {"pairs": len(self.data), "base": self.base, **result}
-
-
-def _load(
-    run: RunDir,
-    config: StageConfig,
-    pairs: tuple[list[Preference], list[Preference]],
-    model: TalkingModel | None,
-    progress: Progress,
-) -> _Stage:
-    """Load the base if needed, and encode the pairs."""
-    model = _prepare(model, config)
-    data, unseen = _encode(pairs, config, run.path, model, progress)
-    return _Stage(run, model, model_hash(model), data, unseen, progress)
+def _gate_findings(
+    config: FusionConfig,
+    model: TalkingModel,
+    gate: FusionGate,
+    experts: list[ExpertName],
+    result: Mapping[str, object],
+) -> Result:
+    """Return mean weights, entropy, total strength and alarms of a trained gate."""
+    tau = _levels(config, model)
+    with torch.no_grad():
+        table, share = gate(tau).cpu(), gate.shares(tau).cpu()
+    axes = tuple(range(table.ndim - 1))
+    greatest = dict(zip(experts, share.amax(tuple(range(share.ndim - 1))).tolist(), strict=True))
+    entropy = share_entropy(share)
+    steps, alarms = result["steps"], result["alarms"]
+    assert isinstance(steps, int)
+    assert isinstance(alarms, list)
+    if gate.form != "sigmoid":
+        alarms = alarms + [asdict(a) for a in gate_alarms(steps, entropy, greatest)]
+    total = table.sum(-1)
+    return {
+        "mean_weights": dict(zip(experts, table.mean(axes).tolist(), strict=True)),
+        "entropy": entropy,
+        "greatest_share": greatest,
+        "total_weight": [float(total.min()), float(total.mean()), float(total.max())],
+        "alarms": alarms,
+    }
 
 
 def encode_dataset(
@@ -228,7 +198,7 @@ def encode_dataset(
     """
     pairs = [pair for store in STORES for pair in read_pairs(config.dataset, store)]
     clips = unique_clips(pairs)
-    model = _prepare(model, config)
+    model = prepare_model(model, config)
     cache = fill_cache(clips, cache_dir, model, config.encoding, progress)
     return {
         "clips": len(cache.clips),
@@ -243,50 +213,18 @@ def _norm_b(adapter: Path) -> float:
     return sum(float(t.norm() ** 2) for n, t in tensors.items() if ".lora_B." in n) ** 0.5
 
 
-def _read(config: StageConfig, store: Store) -> tuple[list[Preference], list[Preference]]:
-    """Return (training, held-out) pairs of a store, refusing too few before anything loads."""
-    pairs = read_pairs(config.dataset, store)
-    train, held_out = split_held_out(pairs, config.loop.held_out, config.loop.seed)
-    require_pairs(train, store, config.dataset, least=config.engine.micro_batch_size)
-    return train, held_out[: config.loop.eval_pairs]
+def _levels(config: FusionConfig, model: TalkingModel) -> Tensor:
+    """Return timestep features of fifty noise levels, at which a trained gate is looked at."""
+    levels = torch.linspace(0.02, 1, 50, device=model.device)
+    return timestep_features(model.dit, levels, config.gate.input)
 
 
-def _prepare(model: TalkingModel | None, config: StageConfig) -> TalkingModel:
-    """Return the base, loaded if needed, without experts and frozen."""
-    if model is None:
-        model = load_talking_model(config.model, local_device(config.device))
-    remove_experts(model.dit)
-    model.dit.requires_grad_(False)
-    model.dit.eval()
-    if config.gradient_checkpointing:
-        model.dit.enable_gradient_checkpointing()
-    else:
-        model.dit.disable_gradient_checkpointing()
-    return model
-
-
-def _encode(
-    pairs: tuple[list[Preference], list[Preference]],
-    config: StageConfig,
-    output: Path,
-    model: TalkingModel,
-    progress: Progress,
-) -> tuple[PairData, PairData]:
-    train, held_out = pairs
-    clips = unique_clips([*train, *held_out])
-    with rank_zero_first(config.engine):
-        folder = config.cache_dir(output)
-        cache: Cache = fill_cache(clips, folder, model, config.encoding, progress)
-    data = PairData(train, cache, config.mask).without_small_masks()
-    require_pairs(data.pairs, "masked", config.dataset, least=config.engine.micro_batch_size)
-    return data, PairData(held_out, cache, config.mask).without_small_masks()
-
-
-def _constant(model: TalkingModel, weights: tuple[float, ...]) -> GateFunction:
-    def gate(sigma: Tensor) -> Tensor:
-        return constant_gate(len(sigma), model.num_layers, weights).to(sigma.device)
-
-    return gate
+@torch.no_grad()
+def _average(config: FusionConfig, model: TalkingModel, gate: FusionGate) -> list[list[float]]:
+    """Return the gate's mean weights over noise levels (and a layer's linears), [layers][K]."""
+    table = gate(_levels(config, model)).mean(0)
+    mean: list[list[float]] = (table.mean(1) if table.ndim == 3 else table).tolist()
+    return mean
 
 
 def _gate_function(
@@ -303,8 +241,9 @@ def _make_gates(
     config: FusionConfig, model: TalkingModel, num_experts: int
 ) -> tuple[FusionGate, GateFunction]:
     """Return the gate to train and the reference's gate function, both in their initial state."""
-    width = features_dim(model.dit, config.gate.input)
-    gate = FusionGate(model.num_layers, num_experts, width, config.gate.bias_init).to(model.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        gate = make_gate(config.gate, model.dit, num_experts).to(model.device)
     gate.bias.requires_grad_(config.gate.train_bias)
     if config.reference == "base":
         return gate, base_gate

@@ -66,6 +66,7 @@ def sample_sigmas(
     std: float = 1.0,
     shift: float = 1.0,
     stratified: bool = False,
+    window: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """Draw training noise levels, float32 [count] in (0, 1), from a shifted logit-normal.
 
@@ -76,15 +77,27 @@ def sample_sigmas(
         std: standard deviation of the logit.
         shift: Wan's shift, applied after the sigmoid.
         stratified: spread the draws over equal quantile bins (lower variance over a batch).
+        window: only levels between these two; the distribution within is what it is without.
     """
-    if stratified:
-        bins = (
-            torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
-        ) / count
+    if stratified or window != (0.0, 1.0):
+        strata = torch.randperm(count, generator=generator) if stratified else 0
+        places = strata + torch.rand(count, generator=generator)
+        places = places / count if stratified else places
+        ends = torch.tensor(window, dtype=torch.float64)
+        low, high = sigma_quantiles(ends, mean=mean, std=std, shift=shift).tolist()
+        bins = low + (high - low) * places
         normal = torch.special.ndtri(bins.double().clamp(1e-6, 1 - 1e-6)).float()
     else:
         normal = torch.randn(count, generator=generator)
     return shift_sigma(torch.sigmoid(mean + std * normal), shift)
+
+
+def sigma_quantiles(
+    sigma: Tensor, *, mean: float = 0.0, std: float = 1.0, shift: float = 1.0
+) -> Tensor:
+    """Return which part of the draws of :func:`sample_sigmas` lies below each level, in [0, 1]."""
+    unshifted = sigma / (shift - (shift - 1) * sigma)
+    return torch.special.ndtr((torch.logit(unshifted.double()) - mean) / std)
 
 
 def euler_sample(

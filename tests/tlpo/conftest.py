@@ -11,5 +11,5 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def world(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("ft2.tlpo.train.read_pairs", lambda _, store: shared_world.pairs[store])
+    monkeypatch.setattr("ft2.tlpo.stage.read_pairs", lambda _, store: shared_world.pairs[store])
     return shared_world

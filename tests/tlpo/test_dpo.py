@@ -24,10 +24,9 @@ def test_loss_equals_written_out_arithmetic(
 ) -> None:
     z = -beta / 2 * ((m_w - r_w) - (m_l - r_l))
     expected = math.log1p(math.exp(-z)) if z > -700 else -z
-    loss, metrics = preference_loss(errors([m_w], [m_l], [r_w], [r_l]), beta)
+    loss, margins = preference_loss(errors([m_w], [m_l], [r_w], [r_l]), beta)
     assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert metrics["margin"] == pytest.approx(z, abs=1e-9)
-    assert metrics["gradient_factor"] == pytest.approx(1 - 1 / (1 + math.exp(-z)), abs=1e-9)
+    assert float(margins) == pytest.approx(z, abs=1e-9)
 
 
 def test_gradient_has_its_closed_form_and_the_reference_none() -> None:
@@ -46,10 +45,9 @@ def test_gradient_has_its_closed_form_and_the_reference_none() -> None:
 
 def test_policy_equal_to_reference_gives_ln_2() -> None:
     same = torch.rand(3, dtype=torch.float64)
-    loss, metrics = preference_loss(PairErrors(same, same + 1, same, same + 1), 5000)
+    loss, margins = preference_loss(PairErrors(same, same + 1, same, same + 1), 5000)
     assert float(loss) == pytest.approx(math.log(2), abs=1e-12)
-    assert metrics["implicit_accuracy"] == 0.5
-    assert metrics["gradient_factor"] == 0.5
+    assert margins.tolist() == [0, 0, 0]
 
 
 def test_dpo_positive_subtracts_only_where_the_chosen_side_got_worse() -> None:
@@ -57,9 +55,8 @@ def test_dpo_positive_subtracts_only_where_the_chosen_side_got_worse() -> None:
     _, plain = preference_loss(batch, 2.0)
     _, positive = preference_loss(batch, 2.0, positive_weight=4.0)
     # z = -(D_w - D_l) = (-0.2, +0.2); the first loses another 4 * 0.2
-    assert plain["margin"] == pytest.approx(0.0, abs=1e-12)
-    assert positive["margin"] == pytest.approx((-0.2 - 0.8 + 0.2) / 2)
-    assert positive["chosen_worse"] == 0.5
+    assert plain.tolist() == pytest.approx([-0.2, 0.2])
+    assert positive.tolist() == pytest.approx([-1.0, 0.2])
 
 
 def test_target_probability_has_its_optimum_at_a_finite_margin() -> None:

@@ -12,7 +12,8 @@ from ft2.errors import UsageError
 from ft2.pairs import Preference
 from ft2.tlpo.cache import Cache, condition_key
 from ft2.tlpo.config import MaskConfig, SigmaConfig
-from ft2.tlpo.data import PairData, pair_order, require_pairs, split_held_out, step_draws
+from ft2.tlpo.data import PairData, require_pairs, split_held_out
+from ft2.tlpo.draws import pair_order, step_draws
 
 
 @settings(max_examples=30, deadline=None)

@@ -16,6 +16,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import tlpo_toys as toys
+import ft2.tlpo.stage as stages
 import ft2.tlpo.train as train
 from ft2.config import EngineConfig
 from ft2.engine import shutdown
@@ -24,7 +25,7 @@ from ft2.runs import Silent
 
 out = Path(sys.argv[2])
 world = toys.toy_world(out / "cache", num_conditions=8)
-train.read_pairs = lambda _, store: world.pairs[store]
+stages.read_pairs = lambda _, store: world.pairs[store]
 
 class Crash(Silent):
     def update(self, stage, done, total, note=""):

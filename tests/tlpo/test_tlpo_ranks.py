@@ -18,6 +18,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import tlpo_toys as toys
+import ft2.tlpo.stage as stages
 import ft2.tlpo.train as train
 from ft2.config import EngineConfig
 from ft2.engine import rank_zero_first, shutdown
@@ -27,7 +28,7 @@ engine = EngineConfig(kind="deepspeed", zero_stage=stage, learning_rate=1e-2, wa
                       micro_batch_size=micro)
 with rank_zero_first(engine):
     world = toys.toy_world(out / "cache", num_conditions=8)
-train.read_pairs = lambda _, store: world.pairs[store]
+stages.read_pairs = lambda _, store: world.pairs[store]
 config = toys.expert_config(world, steps=5).model_copy(update={"engine": engine})
 train.train_expert(config, out / f"run{micro}", model=world.model)
 shutdown()

@@ -42,7 +42,7 @@ def experts(shared_world: World, tmp_path_factory: pytest.TempPathFactory) -> di
     """Three experts, each trained on its own channel's pairs."""
     folder = tmp_path_factory.mktemp("experts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ft2.tlpo.train.read_pairs", lambda _, store: shared_world.pairs[store])
+        patch.setattr("ft2.tlpo.stage.read_pairs", lambda _, store: shared_world.pairs[store])
         for name in ("motion", "lip", "quality"):
             train_expert(expert_config(shared_world, name), folder / name, model=shared_world.model)
     return {name: folder / name for name in ("motion", "lip", "quality")}
@@ -258,7 +258,7 @@ def test_bad_inputs_stop_before_anything_is_written(world: World, tmp_path: Path
         train_expert(config, tmp_path / "used", model=world.model)
     empty = World(world.model, world.cache_dir, {"motion": []})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ft2.tlpo.train.read_pairs", lambda _, store: empty.pairs[store])
+        patch.setattr("ft2.tlpo.stage.read_pairs", lambda _, store: empty.pairs[store])
         with pytest.raises(UsageError, match="0 training pairs"):
             train_expert(config, tmp_path / "none", model=world.model)
     with pytest.raises(UsageError, match="no experts"):

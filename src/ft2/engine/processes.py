@@ -1,0 +1,84 @@
+"""Processes of one training: DeepSpeed's import, the process group, who goes first."""
+
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ft2.config import EngineConfig
+from ft2.engine.base import env_int
+from ft2.errors import MissingExtra, UsageError
+
+
+def import_deepspeed() -> Any:
+    """Import DeepSpeed quietly, without its shared-memory op, which needs a compiler and 20 s."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    with stdout_to_stderr():
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise MissingExtra("deepspeed", "train") from error
+    from deepspeed.utils.logging import logger
+
+    logger.setLevel("ERROR")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def init_distributed(deepspeed: Any) -> None:
+    """Join the launcher's process group, or make one of a single process without a port."""
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        os.environ.setdefault(name, value)
+    if not torch.distributed.is_initialized() and env_int("WORLD_SIZE", 1) == 1:
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    with stdout_to_stderr():
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+def local_device(kind: str) -> torch.device:
+    """Return where this process computes: ``cpu``, or the CUDA device of its local rank.
+
+    Raises:
+        UsageError: CUDA is asked for and there is none.
+    """
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: no CUDA device is available", hint="set device=cpu")
+    return torch.device(kind, env_int("LOCAL_RANK", 0)) if kind == "cuda" else torch.device(kind)
+
+
+@contextlib.contextmanager
+def rank_zero_first(config: EngineConfig) -> Iterator[None]:
+    """Let rank 0 run the block before the others do; with one process nothing waits."""
+    if env_int("WORLD_SIZE", 1) == 1 or config.kind != "deepspeed":
+        yield
+        return
+    init_distributed(import_deepspeed())
+    first = torch.distributed.get_rank() == 0
+    if not first:
+        torch.distributed.barrier()
+    try:
+        yield
+    finally:
+        if first:
+            torch.distributed.barrier()
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one; call it once, at the end of a process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Keep DeepSpeed's prints off stdout, which carries results only."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield

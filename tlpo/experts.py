@@ -1,0 +1,100 @@
+"""Expert adapters on disk: where they are, what they were trained on, and into a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from ft2.errors import UsageError
+from ft2.lora import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    install_experts,
+    load_expert,
+    read_adapter,
+    remove_experts,
+)
+from ft2.pairs import DIMENSIONS, Dimension
+from ft2.runs import load_tensors
+from ft2.tlpo.cache import model_hash
+from ft2.wan.model import TalkingModel
+
+ExpertName = Dimension | Literal["mixed"]
+"""What an expert was trained on: one dimension's pairs, or those of all three mixed."""
+
+EXPERT_NAMES: Final[tuple[ExpertName, ...]] = (*DIMENSIONS, "mixed")
+"""All names, in gate order."""
+
+
+def find_adapter(path: str | Path) -> Path:
+    """Return the adapter directory that a path means: itself, or ``adapter/`` of an expert run.
+
+    Raises:
+        UsageError: There is no adapter.
+    """
+    path = Path(path)
+    for folder in (path, path / "adapter"):
+        if (folder / ADAPTER_CONFIG).is_file():
+            return folder
+    raise UsageError(
+        f"{path} holds no expert", hint="give the directory of a finished `ft2 tlpo train` run"
+    )
+
+
+def ordered(experts: Mapping[ExpertName, Path]) -> dict[ExpertName, Path]:
+    """Return the experts' adapter directories in the order motion, lip, quality.
+
+    Raises:
+        UsageError: No expert, or one without an adapter.
+    """
+    if not experts:
+        raise UsageError("no experts given", hint="set experts.motion=DIR and so on")
+    return {name: find_adapter(experts[name]) for name in EXPERT_NAMES if name in experts}
+
+
+def install_policy_experts(model: TalkingModel, experts: Mapping[ExpertName, Path]) -> None:
+    """Put experts into a model, in the given order, in place of any that it carries.
+
+    Raises:
+        UsageError: The experts adapt different linears, or were trained on another base.
+    """
+    base = model_hash(model)
+    configs, targets = [], set()
+    for name, folder in experts.items():
+        config, _ = read_adapter(folder)
+        trained_on = adapter_base(folder)
+        if trained_on not in (None, base):
+            raise UsageError(
+                f"the {name} expert {folder} was trained on another base model",
+                hint="load the base weights that the run's config.yaml names",
+            )
+        configs.append(config)
+        targets.add(tuple(sorted(config["target_modules"])))
+    if len(targets) != 1:
+        raise UsageError(
+            "the experts adapt different linears", hint="train all with one lora.targets"
+        )
+    rank = max(int(config["r"]) for config in configs)
+    alpha = next(float(c["lora_alpha"]) for c in configs if int(c["r"]) == rank)
+    remove_experts(model.dit)
+    install_experts(model.dit, sorted(targets.pop()), len(experts), rank, alpha)
+    for index, folder in enumerate(experts.values()):
+        load_expert(model.dit, index, folder)
+    model.dit.requires_grad_(False)
+
+
+def adapter_base(folder: Path) -> str | None:
+    """Return the `model_hash` of the base that an adapter says it was trained on."""
+    return load_tensors(folder / ADAPTER_WEIGHTS)[1].get("base")
+
+
+def expert_dimension(adapter: Path) -> ExpertName:
+    """Return the dimension that an adapter directory says it was trained on.
+
+    Raises:
+        UsageError: It says none; it was not written by ft2.
+    """
+    name = load_tensors(adapter / ADAPTER_WEIGHTS)[1].get("dimension")
+    for dimension in EXPERT_NAMES:
+        if name == dimension:
+            return dimension
+    raise UsageError(f"{adapter} does not say which dimension it was trained on")

@@ -1,0 +1,193 @@
+"""What both stages do before and after their training loop: read, encode, train, report."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from torch import Tensor, nn
+
+from ft2.engine import autocast, check_resumable, local_device, make_engine, rank_zero_first
+from ft2.errors import UsageError
+from ft2.lora import remove_experts
+from ft2.pairs import DIMENSIONS, Preference, Store, read_pairs
+from ft2.runs import Progress, RunDir
+from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
+from ft2.tlpo.config import StageConfig, View
+from ft2.tlpo.data import PairData, pair_weights, require_pairs, split_held_out
+from ft2.tlpo.diagnostics import find_alarms
+from ft2.tlpo.gate import constant_gate
+from ft2.tlpo.loop import HeldOut, Training, run_loop
+from ft2.tlpo.reference import StoredReference, reference_identity, stored_reference
+from ft2.tlpo.step import GateFunction, PreferenceStep
+from ft2.wan.model import TalkingModel
+from ft2.wan.weights import load_talking_model
+
+Result = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Pairs with their weights in the loss; None is 1 each."""
+
+    pairs: list[Preference]
+    weights: list[float] | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage works with: run directory, frozen base, encoded pairs."""
+
+    run: RunDir
+    model: TalkingModel
+    base: str
+    data: PairData
+    unseen: PairData
+    progress: Progress
+
+    def train(
+        self,
+        config: StageConfig,
+        name: str,
+        gate: GateFunction,
+        reference: GateFunction,
+        trainable: Mapping[str, nn.Parameter],
+        export: Callable[[], object],
+        in_reference: Mapping[str, object],
+    ) -> Result:
+        """Train, then call ``export`` on rank 0 while the weights are whole.
+
+        Args:
+            config: The stage.
+            name: What progress calls it.
+            gate: The policy's weights.
+            reference: The reference's.
+            trainable: Parameters to train, by name.
+            export: Writes the artefact.
+            in_reference: What acts in the reference beside the base, for stored errors.
+        """
+        whole = self.model.dit if config.engine.zero_stage == 3 else None
+        step = PreferenceStep(self.model, gate, reference, trainable, config.dpo, whole)
+        engine = make_engine(config.engine, step, self.run.path)
+        device = self.model.device
+        try:
+            stored: StoredReference | None = None
+            if config.sigma.stored_draws:
+                stored = stored_reference(
+                    step, self.data, config, engine,
+                    reference_identity(config, self.base, in_reference, self.data.pairs),
+                    self.data.cache.path, device, self.progress,
+                    autocast(config.engine, device.type),
+                )  # fmt: skip
+            held_out = HeldOut(step, self.unseen, config.loop, config.engine)
+            training = Training(self.run, engine, self.data, held_out, config, device, stored)
+            result = run_loop(training, name, self.progress)
+            with engine.gathered():
+                if engine.rank == 0:
+                    export()
+        finally:
+            engine.close()
+        about: Result = {"pairs": len(self.data), "dropped": self.data.dropped, "base": self.base}
+        return {**about, **result, "alarms": self._alarms()}
+
+    def _alarms(self) -> list[Result]:
+        file = self.run.path / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return [asdict(alarm) for alarm in find_alarms(lines)]
+
+
+def read_view(config: StageConfig, view: View) -> tuple[Weighted, list[Preference]]:
+    """Return (training, held-out) pairs of a view, refusing too few before anything loads.
+
+    Raises:
+        UsageError: Fewer training pairs than one micro-batch.
+    """
+    stores: list[Store] = [view] if view != "mixed" else list(DIMENSIONS)
+    train: list[Preference] = []
+    held_out: list[Preference] = []
+    weights: list[float] = []
+    dpo, loop = config.dpo, config.loop
+    for store in stores:
+        weight = config.view_weights.get(store, 1.0) if store != "fusion" else 1.0
+        if not weight:
+            continue
+        own, unseen = split_held_out(read_pairs(config.dataset, store), loop.held_out, loop.seed)
+        gaps = pair_weights([pair.margin for pair in own], dpo.pair_weight, dpo.weight_power)
+        weights += [weight * gap for gap in gaps or [1.0] * len(own)]
+        train += own
+        held_out += unseen[: -(-loop.eval_pairs // len(stores))]
+    require_pairs(train, view, config.dataset, least=config.engine.micro_batch_size)
+    even = all(weight == 1 for weight in weights)
+    return Weighted(train, None if even else weights), held_out[: loop.eval_pairs]
+
+
+def open_stage(
+    run: RunDir,
+    config: StageConfig,
+    pairs: tuple[Weighted, list[Preference]],
+    model: TalkingModel | None,
+    progress: Progress,
+) -> Stage:
+    """Load the base if needed, and encode the pairs.
+
+    Raises:
+        UsageError: A checkpoint of the run is of another engine or number of processes.
+    """
+    if (latest := run.latest()) is not None:
+        check_resumable(latest[1], config.engine)
+    model = prepare_model(model, config)
+    data, unseen = _encode(pairs, config, run, model, progress)
+    return Stage(run, model, model_hash(model), data, unseen, progress)
+
+
+def prepare_model(model: TalkingModel | None, config: StageConfig) -> TalkingModel:
+    """Return the base, loaded if needed, without experts and frozen."""
+    if model is None:
+        model = load_talking_model(config.model, local_device(config.device))
+    remove_experts(model.dit)
+    model.dit.requires_grad_(False)
+    model.dit.eval()
+    if config.gradient_checkpointing:
+        model.dit.enable_gradient_checkpointing()
+    else:
+        model.dit.disable_gradient_checkpointing()
+    return model
+
+
+def _encode(
+    pairs: tuple[Weighted, list[Preference]],
+    config: StageConfig,
+    run: RunDir,
+    model: TalkingModel,
+    progress: Progress,
+) -> tuple[PairData, PairData]:
+    train, held_out = pairs
+    clips = unique_clips([*train.pairs, *held_out])
+    folder = config.cache_dir(run.path)
+    with rank_zero_first(config.engine):
+        cache: Cache = fill_cache(clips, folder, model, config.encoding, progress)
+    shape = model.latent_shape()
+    data, unseen = (
+        PairData(part, cache, config.mask, weights)
+        .without_other_shapes(shape)
+        .without_small_masks()
+        for part, weights in ((train.pairs, train.weights), (held_out, None))
+    )
+    if train.pairs and not data.pairs:
+        reasons = ", ".join(f"{count} for: {why}" for why, count in data.dropped.items())
+        raise UsageError(
+            f"all {len(train.pairs)} training pairs of {config.dataset} were dropped: {reasons}",
+            hint="lower mask.min_sum, set encoding.mask=box, or generate clips of the model's size",
+        )
+    require_pairs(data.pairs, "masked", config.dataset, least=config.engine.micro_batch_size)
+    return data, unseen
+
+
+def constant(model: TalkingModel, weights: tuple[float, ...]) -> GateFunction:
+    """Return a gate function of constant weights."""
+
+    def gate(sigma: Tensor) -> Tensor:
+        return constant_gate(len(sigma), model.num_layers, weights).to(sigma.device)
+
+    return gate
