@@ -58,6 +58,8 @@ def train(
             result = train_fusion(settings, output, resume=resume, progress=progress)
     finally:
         shutdown()
+    for alarm in result.get("alarms", []):  # type: ignore[attr-defined]
+        say(f"alarm at step {alarm['step']}: {alarm['text']}; {alarm['advice']}")
     emit({"output": str(output), **result}, json)
 
 

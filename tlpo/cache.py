@@ -167,7 +167,6 @@ def fill_cache(
 
     Raises:
         UsageError: A clip has another format than the model's.
-        NoFace: A mask from landmarks is wanted and no frame of a clip shows a face.
     """
     progress = progress or Silent()
     cache = Cache(cache_dir / fingerprint(model, config))
@@ -235,9 +234,17 @@ def _encode_clips(
     cond = cache.conditioning([condition_key(clip) for clip in clips])
     frames = np.stack(videos)
     latents = model.encode_video(frames, cond.to(model.device)).float().cpu()
-    masks = torch.stack([latent_mask(clip_mask(video, config.mask), dilation=0)
+    masks = torch.stack([latent_mask(_mask_or_nothing(video, config.mask), dilation=0)
                          for video in videos])  # fmt: skip
     return {"latents": latents, "lip_mask": masks}
+
+
+def _mask_or_nothing(frames: NDArray[np.uint8], kind: str) -> Tensor:
+    """Return a clip's lip mask; zeros, which drop its pairs, where no frame shows a face."""
+    try:
+        return clip_mask(frames, kind)
+    except faces.NoFace:
+        return torch.zeros(frames.shape[:3])
 
 
 def clip_mask(frames: NDArray[np.uint8], kind: str) -> Tensor:

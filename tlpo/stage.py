@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor, nn
 
@@ -162,7 +162,8 @@ def _encode(
     model: TalkingModel,
     progress: Progress,
 ) -> tuple[PairData, PairData]:
-    train, held_out = pairs
+    train, unmatched = _same_format(pairs[0])
+    held_out = _same_format(Weighted(pairs[1], None))[0].pairs
     clips = unique_clips([*train.pairs, *held_out])
     folder = config.cache_dir(run.path)
     with rank_zero_first(config.engine):
@@ -174,7 +175,9 @@ def _encode(
         .without_small_masks()
         for part, weights in ((train.pairs, train.weights), (held_out, None))
     )
-    if train.pairs and not data.pairs:
+    if unmatched:
+        data = replace(data, dropped={**data.dropped, "clips of two formats": unmatched})
+    if data.dropped and not data.pairs:
         reasons = ", ".join(f"{count} for: {why}" for why, count in data.dropped.items())
         raise UsageError(
             f"all {len(train.pairs)} training pairs of {config.dataset} were dropped: {reasons}",
@@ -182,6 +185,22 @@ def _encode(
         )
     require_pairs(data.pairs, "masked", config.dataset, least=config.engine.micro_batch_size)
     return data, unseen
+
+
+def _same_format(part: Weighted) -> tuple[Weighted, int]:
+    """Return the pairs whose clips have one size and length, and how many have not."""
+    kept = []
+    for number, pair in enumerate(part.pairs):
+        sizes = {
+            (clip.width, clip.height, clip.num_frames) for clip in (pair.chosen, pair.rejected)
+        }
+        if len(sizes) == 1:
+            kept.append(number)
+    lost = len(part.pairs) - len(kept)
+    if not lost:
+        return part, 0
+    weights = None if part.weights is None else [part.weights[i] for i in kept]
+    return Weighted([part.pairs[i] for i in kept], weights), lost
 
 
 def constant(model: TalkingModel, weights: tuple[float, ...]) -> GateFunction:

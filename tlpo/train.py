@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ft2.flow import TIMESTEP_SCALE
 from ft2.lora import ADAPTER_WEIGHTS, install_experts, read_adapter, remove_experts, save_expert
 from ft2.pairs import STORES, read_pairs
+from ft2.report.data import GateMap
 from ft2.runs import Progress, RunDir, Silent, check_output, hash_file
 from ft2.tlpo.cache import fill_cache, unique_clips
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
@@ -17,6 +19,7 @@ from ft2.tlpo.diagnostics import gate_alarms
 from ft2.tlpo.experts import ExpertName, install_policy_experts, ordered
 from ft2.tlpo.gate import FusionGate, make_gate, share_entropy, timestep_features
 from ft2.tlpo.policy import save_policy
+from ft2.tlpo.report import write_run_report
 from ft2.tlpo.stage import Result, Stage, constant, open_stage, prepare_model, read_view
 from ft2.tlpo.step import GateFunction, base_gate
 from ft2.wan.model import TalkingModel
@@ -58,6 +61,8 @@ def train_expert(
         result = _expert_stage(config, stage)
     finally:
         remove_experts(stage.model.dit)
+    if run.writes:
+        write_run_report(run.path, f"Expert: {config.dimension}", result)
     run.finish(result)
     return result
 
@@ -119,14 +124,18 @@ def train_fusion(
     stage = open_stage(run, config, pairs, model, progress or Silent())
     try:
         install_policy_experts(stage.model, experts)
-        result = _fusion_stage(config, stage, experts)
+        result, weights = _fusion_stage(config, stage, experts)
     finally:
         remove_experts(stage.model.dit)
+    if run.writes:
+        write_run_report(run.path, "Fusion gate", result, weights)
     run.finish(result)
     return result
 
 
-def _fusion_stage(config: FusionConfig, stage: Stage, experts: Mapping[ExpertName, Path]) -> Result:
+def _fusion_stage(
+    config: FusionConfig, stage: Stage, experts: Mapping[ExpertName, Path]
+) -> tuple[Result, GateMap]:
     model, policy = stage.model, stage.run.path / "policy"
     gate, reference = _make_gates(config, model, len(experts))
     in_reference: dict[str, object] = {}
@@ -147,7 +156,22 @@ def _fusion_stage(config: FusionConfig, stage: Stage, experts: Mapping[ExpertNam
         ),
         in_reference,
     )
-    return result | _gate_findings(config, model, gate, list(experts), result)
+    result |= _gate_findings(config, model, gate, list(experts), result)
+    return result, _gate_map(config, model, gate, list(experts))
+
+
+@torch.no_grad()
+def _gate_map(
+    config: FusionConfig, model: TalkingModel, gate: FusionGate, experts: list[ExpertName]
+) -> GateMap:
+    """Return the gate's weights for the heat map (the mean over a layer's linears)."""
+    levels = torch.linspace(0.05, 1, 20, device=model.device)
+    table = gate(timestep_features(model.dit, levels, config.gate.input)).cpu()
+    table = table.mean(2) if table.ndim == 4 else table
+    weights: dict[str, list[list[float]]] = {
+        name: table[..., k].t().tolist() for k, name in enumerate(experts)
+    }
+    return GateMap((TIMESTEP_SCALE * levels).tolist(), weights)
 
 
 def _gate_findings(

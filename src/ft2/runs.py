@@ -95,6 +95,11 @@ class RunDir:
         self._main = _rank() == 0
         self._board = Board(path / "tb")
 
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run's files: rank 0 does."""
+        return self._main
+
     @classmethod
     def open(
         cls,
