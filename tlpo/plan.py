@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from ft2.errors import UsageError
-from ft2.lora import expert_parameters, install_experts, read_adapter
+from ft2.lora import fused_linears, install_experts, read_adapter
 from ft2.pairs import DIMENSIONS, STORES, read_pairs
 from ft2.tlpo.config import ExpertConfig, FusionConfig, LoraConfig, StageConfig
 from ft2.tlpo.experts import ordered
 from ft2.tlpo.gate import make_gate
 from ft2.tlpo.stage import read_view
+from ft2.tlpo.work import GIB, Held, memory_gib, pair_flops
 from ft2.wan.spec import Architecture
 from ft2.wan.weights import meta_dit, read_architecture, weights_dir
 
-GIB = 2**30
 Plan = dict[str, object]
 
 
@@ -21,7 +21,8 @@ def plan_stage(config: ExpertConfig | FusionConfig) -> Plan:
 
     Returns:
         ``stage``, ``trainable_parameters``, ``adapted_linears``, ``base_parameters``, ``pairs``,
-        ``memory_gib`` by part (estimates), ``tflop_per_step`` (estimate), ``launch`` and
+        ``memory_gib`` by part (estimates; one process, and each ZeRO stage on eight GPUs),
+        ``tflop_per_pair`` and ``tflop_per_step``, seconds and hours at stated rates, ``launch`` and
         ``missing``: inputs that must exist before the run.
 
     Raises:
@@ -38,7 +39,8 @@ def plan_stage(config: ExpertConfig | FusionConfig) -> Plan:
         lora = config.lora
         plan["dimension"] = config.dimension
         plan["adapted_linears"] = install_experts(dit, lora.targets, 1, lora.rank, lora.alpha)
-        trainable = held = sum(p.numel() for p in expert_parameters(dit))
+        held = Held.of((n, x.lora_A.numel() + x.lora_B.numel()) for n, x in fused_linears(dit))
+        trainable = held.total
     else:
         if config.gate.per_linear:
             install_experts(dit, LoraConfig().targets, 1, 1, 1)
@@ -46,8 +48,9 @@ def plan_stage(config: ExpertConfig | FusionConfig) -> Plan:
         trainable = sum(p.numel() for p in gate.parameters())
         held = _expert_sizes(config, missing)
     plan["trainable_parameters"] = trainable
-    plan["pairs"] = _pairs(config, missing)
-    plan |= _work(config, architecture, base, trainable, held)
+    pairs = _pairs(config, missing)
+    plan["pairs"] = pairs
+    plan |= _work(config, architecture, base, trainable, held, pairs)
     plan["launch"] = launch_line(config)
     return plan | {"missing": missing}
 
@@ -70,9 +73,9 @@ def _pairs(config: ExpertConfig | FusionConfig, missing: list[str]) -> dict[str,
     return {"training": len(train.pairs), "held_out": len(held_out)}
 
 
-def _expert_sizes(config: FusionConfig, missing: list[str]) -> int:
+def _expert_sizes(config: FusionConfig, missing: list[str]) -> Held:
     """Return the parameters of the experts that exist."""
-    total = 0
+    sizes: list[tuple[str, int]] = []
     if not config.experts:
         missing.append("no experts: set experts.motion=DIR and so on")
     for name, path in config.experts.items():
@@ -81,46 +84,49 @@ def _expert_sizes(config: FusionConfig, missing: list[str]) -> int:
         except UsageError as error:
             missing.append(f"{name} expert: {error.message}")
             continue
-        total += sum(t.numel() for t in read_adapter(folder)[1].values())
-    return total
+        sizes += [(key, t.numel()) for key, t in read_adapter(folder)[1].items()]
+    return Held.of(sizes)
 
 
-def num_tokens(architecture: Architecture) -> int:
-    """Return the transformer's video tokens of one clip."""
-    clip, patch = architecture.clip, architecture.dit.patch_size
-    frames = clip.num_latent_frames // patch[0]
-    return frames * (clip.height // 8 // patch[1]) * (clip.width // 8 // patch[2])
+RATES = {"H200 at 400 TFLOP/s": 400.0, "A100 at 180 TFLOP/s": 180.0, "CPU core at 0.05": 0.05}
+"""Rates, in TFLOP/s, at which the plan states seconds; none was measured for this plan."""
 
-
-def forward_tflop(architecture: Architecture) -> float:
-    """Return the TFLOP of one forward pass of one clip: linears and self-attention."""
-    dit, tokens = architecture.dit, num_tokens(architecture)
-    linears = 2 * (6 * dit.dim**2 + 2 * dit.dim * dit.ffn_dim) * tokens
-    return dit.num_layers * (linears + 4 * tokens**2 * dit.dim) / 1e12
+GPUS = 8
+"""GPUs for which the plan states the memory of each ZeRO stage."""
 
 
 def _work(
-    config: StageConfig, architecture: Architecture, base: int, trainable: int, held: int
+    config: ExpertConfig | FusionConfig,
+    architecture: Architecture,
+    base: int,
+    trainable: int,
+    held: Held,
+    pairs: dict[str, int] | None,
 ) -> Plan:
     """Return steps, memory and work of the training."""
-    engine, width = config.engine, 2 if config.model.precision == "bf16" else 4
-    rows = 2 * engine.micro_batch_size * config.sigma.draws
-    dit = architecture.dit
-    kept = dit.num_layers if config.gradient_checkpointing else 20 * dit.num_layers
-    memory = {
-        "base": base * width / GIB,
-        "experts": held * 4 / GIB,
-        "gradients_and_adam": trainable * 12 / GIB,
-        "activations": rows * num_tokens(architecture) * dit.dim * width * kept / GIB,
-    }
-    pairs_per_step = engine.micro_batch_size * engine.accumulation_steps
-    passes = 2 * config.sigma.draws * (1 + 3 + (1 if config.gradient_checkpointing else 0))
+    engine = config.engine
+    size = engine.micro_batch_size * engine.accumulation_steps
+    pair = pair_flops(config, architecture, held) / 1e12
+    sizes = (config, architecture, base, trainable, held.total)
+    one = memory_gib(*sizes, zero_stage=engine.zero_stage, gpus=1)
+    shared = {stage: memory_gib(*sizes, zero_stage=stage, gpus=GPUS) for stage in (1, 2, 3)}
+    count = pairs["training"] if pairs else 1000
     return {
         "steps": config.loop.num_steps,
-        "pairs_per_step_and_process": pairs_per_step,
-        "memory_gib": {name: round(value, 2) for name, value in memory.items()},
-        "memory_gib_total": round(sum(memory.values()), 1),
-        "tflop_per_step": round(pairs_per_step * passes * forward_tflop(architecture), 3),
+        "pairs_per_step_and_process": size,
+        "memory_gib": {name: round(value, 2) for name, value in one.items()},
+        "memory_gib_total": round(sum(one.values()), 1),
+        f"memory_gib_on_{GPUS}_gpus": {
+            f"zero {stage}": {n: round(v, 2) for n, v in {**m, "total": sum(m.values())}.items()}
+            for stage, m in shared.items()
+        },
+        "tflop_per_pair": round(pair, 6),
+        "tflop_per_step": round(size * pair, 3),
+        "seconds_per_pair": {name: round(pair / rate, 2) for name, rate in RATES.items()},
+        "hours_of_one_device_for_one_pass": {
+            "pairs": count,
+            **{name: round(count * pair / rate / 3600, 2) for name, rate in RATES.items()},
+        },
         "checkpoint_gib": round(trainable * 12 / GIB, 3),
     }
 

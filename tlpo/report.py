@@ -19,6 +19,7 @@ _STYLE = """
   :root { --paper: #15171b; --ink: #e9e8e3; --muted: #a0a8b2; --rule: #30343b; --hue: #74b3f2; } }
 body { margin: 2rem auto; max-width: 68rem; padding: 0 1.25rem; background: var(--paper);
   color: var(--ink); font: 400 1rem/1.5 ui-sans-serif, system-ui, sans-serif; }
+figure { margin: 0; }
 h1, h2 { font-weight: 500; line-height: 1.2; } h2 { margin-top: 2rem; font-size: 1.2rem; }
 .charts { display: grid; gap: 1.5rem 2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); }

@@ -1,13 +1,16 @@
 """Presets and plans: the full sizes on the meta device, counted against the papers' arithmetic."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ft2.config import load_config
 from ft2.errors import UsageError
 from ft2.tlpo.config import ATTENTION_TARGETS, FFN_TARGETS, ExpertConfig, FusionConfig, stage_of
-from ft2.tlpo.plan import forward_tflop, num_tokens, plan_stage
+from ft2.tlpo.plan import plan_stage
+from ft2.tlpo.work import forward_flops, memory_gib, num_tokens
 from ft2.wan.spec import Architecture
 
 DIMENSIONS = ("motion", "lip", "quality")
@@ -50,9 +53,65 @@ def test_full_counts() -> None:
 
 
 def test_full_work() -> None:
-    """512 x 512 x 81: 21,504 tokens, 514 TF in the linears and 379 in the attention."""
+    """512 x 512 x 81: 21,504 tokens; 514 TF in the linears, 379 in self-attention, 910 in all."""
     assert num_tokens(FULL) == 21_504
-    assert forward_tflop(FULL) == pytest.approx(514 + 379, rel=0.01)
+    forward = forward_flops(FULL)
+    assert forward.video == pytest.approx(514e12, rel=0.01)
+    assert forward.attention == pytest.approx(379e12, rel=0.04)
+    assert forward.total == pytest.approx(910e12, rel=0.02)
+
+
+def pair_tflop(*changes: str) -> float:
+    plan = plan_stage(load_config(ExpertConfig, "full/expert-motion", ["sigma.draws=1", *changes]))
+    return float(str(plan["tflop_per_pair"]))
+
+
+def test_full_pair() -> None:
+    """2 x (forward, recomputed forward, backward) and 2 reference forwards: 8.45 PF a pair."""
+    small = "lora.rank=1"
+    assert pair_tflop(small) == pytest.approx(8450, rel=0.02)
+    stored = pair_tflop(small, "sigma.stored_draws=4")
+    assert stored == pytest.approx(6630, rel=0.02)
+    assert pair_tflop(small, "dpo.decomposed=true") == pytest.approx(8450 + 2 * 910, rel=0.02)
+    assert pair_tflop() > 1.01 * pair_tflop(small)
+
+
+def test_memory_is_shared_by_zero_stage() -> None:
+    config = load_config(ExpertConfig, "full/expert-motion")
+    base, trainable = 17_240_000_000, 508_559_360
+    parts = {
+        stage: memory_gib(config, FULL, base, trainable, trainable, stage, 8) for stage in range(4)
+    }
+    assert parts[0]["base"] == pytest.approx(34.48e9 / 2**30, rel=1e-3)
+    assert parts[2]["base"] == parts[0]["base"]
+    assert parts[3]["base"] == pytest.approx(parts[0]["base"] / 8)
+    assert parts[1]["adam"] == pytest.approx(parts[0]["adam"] / 8)
+    assert parts[1]["gradients"] == parts[0]["gradients"]
+    assert parts[2]["gradients"] == pytest.approx(parts[0]["gradients"] / 8)
+    inputs = 4 * 40 * 21_504 * 5120 * 2 / 2**30  # two sides, two draws, block inputs in bf16
+    assert parts[2]["activations"] == pytest.approx(inputs)
+
+
+def test_planned_work_of_a_nano_sized_pair_is_what_torch_counts() -> None:
+    """Within a tenth of the products that torch's own counter sees in a real step."""
+    from test_step import adapted, draws, make_batch, make_step
+    from tlpo_toys import ARCHITECTURE, TARGETS
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ft2.tlpo.config import LoraConfig, SigmaConfig
+    from ft2.tlpo.work import Held, audio_window, pair_flops
+
+    model = adapted(seed=4)
+    held = Held.of((n, p.numel()) for n, p in model.dit.named_parameters() if "lora_" in n)
+    step, batch = make_step(model), make_batch()
+    heard = torch.randn(3, 2, audio_window(ARCHITECTURE), 28)
+    cond = replace(batch.cond, audio=heard, audio_mask=torch.ones(heard.shape[:3]).bool())
+    with FlopCounterMode(display=False) as counter:
+        step(replace(batch, cond=cond), *draws())[0].backward()
+    config = ExpertConfig(lora=LoraConfig(rank=4, targets=TARGETS), sigma=SigmaConfig(draws=2))
+    planned = pair_flops(config, ARCHITECTURE, held)
+    counted = counter.get_total_flops() / 3
+    assert planned == pytest.approx(counted, rel=0.1)
 
 
 def test_dry_run_lists_what_is_missing(tmp_path: Path) -> None:
