@@ -28,6 +28,7 @@ app.command("import")(critic_ratings.import_ratings)
 app.command("split")(critic_ratings.split)
 app.command("score")(critic_use.score)
 app.command("eval")(critic_use.evaluate)
+app.command("doctor")(critic_use.doctor)
 
 
 @app.command()

@@ -232,3 +232,41 @@ def _evaluate_pairs(answers: Path, scores: Path) -> tuple[dict[str, Any], list[s
 
     found = evaluation.evaluate_pairs(read_answers(answers), evaluation.read_scores(scores))
     return found, evaluation.table_lines(found)
+
+
+def doctor(
+    clips: Annotated[
+        list[Path], typer.Argument(metavar="CLIP...", help="Three or more clips that talk.")
+    ],
+    adapter: Adapter = None,
+    device: Device = "cpu",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Also write doctor.json and a page."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check that a critic is steady where it must be and hears what it should; 1 when it fails."""
+    adapter = find_adapter(adapter)
+    paths = _clip_paths(clips)
+    from ft2.critic.api import TalkingCritic
+    from ft2.critic.doctor import examine, write_report
+    from ft2.critic.eval_page import check_output
+
+    if output is not None:
+        check_output(output)
+    critic = TalkingCritic.from_pretrained(adapter, device=device, progress=make_progress(quiet))
+    result = examine(critic, paths)
+    if output is not None:
+        write_report(output, result)
+    if json:
+        emit(result, json=True)
+    else:
+        for check in result["checks"]:
+            mark = "ok  " if check["passed"] else "FAIL"
+            line = f"{mark}  {check['name']:20}{check['value']:12.4g}   {check['limit']:22}"
+            typer.echo(line + check["meaning"])
+    failed = [check["name"] for check in result["checks"] if not check["passed"]]
+    if failed:
+        raise RunError(f"the critic failed: {', '.join(failed)}", "train it on more such ratings")

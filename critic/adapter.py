@@ -39,6 +39,10 @@ class CriticCard:
     """Hash of the base weights' file; empty when the base is not one file of ft2's."""
     thresholds: dict[str, float]
     """Log-odds of Yes at which the answer turns, per dimension, fitted on the dev split."""
+    objective: str = "yes_no"
+    """What it was trained with; see `ft2.critic.losses`."""
+    tie_widths: dict[str, float] | None = None
+    """k (`rao_kupper`) or nu (`davidson`) of each dimension."""
     reference: dict[str, Any] | None = None
     """Log-odds of the dev split's clips, with a name: what percentiles are against; see
     `ft2.critic.reference`."""

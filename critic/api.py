@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ft2.critic.adapter import read_card
 from ft2.critic.cache import ScoreCache, clip_hash
+from ft2.critic.losses import outcome_log_probabilities
 from ft2.critic.reference import Reference, make_reference, parse_reference
 from ft2.critic.score import CriticScorer
 from ft2.errors import UsageError
@@ -164,8 +167,10 @@ class TalkingCritic:
     def compare(self, *, a: PathLike, b: PathLike) -> dict[str, Comparison]:
         """Return per dimension how likely A, a tie and B are.
 
-        FantasyTalking2 pairs clips by their answers: Yes beats No, equal answers make no pair. With
-        independent answers P(A) = p_a (1 - p_b), P(B) = p_b (1 - p_a), and the rest is a tie.
+        A critic that was trained on choices says so itself, by the model it was trained with
+        (`ft2.critic.losses`). One that was trained on answers follows FantasyTalking2's rule, Yes
+        beats No and equal answers make no pair: with independent answers
+        P(A) = p_a (1 - p_b), P(B) = p_b (1 - p_a), and the rest is a tie.
 
         Raises:
             UsageError: A file cannot be read.
@@ -174,7 +179,14 @@ class TalkingCritic:
         for found in (one, other):
             if found.error is not None:
                 raise UsageError(f"{found.path}: {found.error}", "give two clips that play")
-        return {d: outcome(one.p[d], other.p[d]) for d in self.dimensions}
+        card = self.scorer.card
+        if card is None or card.objective in ("yes_no", "regression"):
+            return {d: outcome(one.p[d], other.p[d]) for d in self.dimensions}
+        gaps = {d: one.log_odds[d] - other.log_odds[d] for d in self.dimensions}
+        return {
+            d: choice(gap, card.objective, (card.tie_widths or {}).get(d))
+            for d, gap in gaps.items()
+        }
 
     def make_reference(self, name: str, scores: Sequence[ClipScore]) -> Reference:
         """Return a named reference set of scored clips; unreadable ones are left out.
@@ -194,6 +206,16 @@ def outcome(p_a: float, p_b: float) -> Comparison:
     """Return the outcome of two independent Yes/No answers; see `TalkingCritic.compare`."""
     for_a, for_b = p_a * (1 - p_b), p_b * (1 - p_a)
     return Comparison(for_a, p_a * p_b + (1 - p_a) * (1 - p_b), for_b)
+
+
+def choice(gap: float, objective: str, width: float | None) -> Comparison:
+    """Return the outcome at a score difference for a critic that was trained on choices."""
+    if width is None:
+        return Comparison(_sigmoid(gap), 0.0, _sigmoid(-gap))
+    chances = outcome_log_probabilities(
+        torch.tensor(gap, dtype=torch.float64), objective, torch.tensor(width)
+    )
+    return Comparison(*chances.double().softmax(-1).tolist())
 
 
 def _sigmoid(x: float) -> float:

@@ -319,6 +319,7 @@ def pretrain(
 def _resume(run: RunDir, state: State) -> int:
     latest = run.latest()
     if latest is None:
+        run.rewind(0)
         return 0
     step, directory = latest
     load_state(state, directory)

@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ft2.config import Config, EngineConfig
+from ft2.critic.names import PAIR_OBJECTIVES, Objective
 from ft2.qwen.spec import QwenSpec
 
 QUESTIONS = {
@@ -49,6 +50,10 @@ class CriticConfig(Config):
 
     model: QwenSpec = QwenSpec()
     """The Thinker and the clips it takes."""
+    objective: Objective = "yes_no"
+    """``yes_no`` (cross-entropy on the answer), ``regression`` on opinion scores, or of pairs:
+    ``bradley_terry``, ``margin``, ``soft``, ``rao_kupper``, ``davidson``; see `ft2.critic.losses`.
+    Ratings of single clips serve a pair objective too: Yes beats No, equal answers tie."""
     questions: dict[str, str] = QUESTIONS
     """Question of each dimension, 1 to 8; the ratings' keys. Pairs for tlpo need the three."""
     ratings: str
@@ -62,11 +67,12 @@ class CriticConfig(Config):
     steps: int = Field(400, ge=1)
     """Optimiser steps."""
     smoothing: float = Field(0.05, ge=0, lt=0.5)
-    """Probability that the loss leaves to the other answer, so that scores do not saturate."""
+    """Probability that `yes_no` leaves to the other answer, so that scores do not saturate."""
     copies: int = Field(1, ge=0)
     """Varied copies of every training clip: mirrored, other light, tint and sharpness."""
     swap: float = Field(0.15, ge=0, le=0.5)
-    """Share of clips that are shown with another clip's voice, their lip answer then being No."""
+    """Share of clips that are shown with another clip's voice, their lip answer then being No;
+    0 for ratings of pairs and for `regression`."""
     balance: bool = True
     """Give every source of ratings (known defects, judges, people) the same share of the steps."""
     cache_features: bool = True
@@ -84,4 +90,11 @@ class CriticConfig(Config):
             raise ValueError(f"there must be 1 to {MAX_DIMENSIONS} questions, got {self.questions}")
         if any(not name.isidentifier() or not asked for name, asked in self.questions.items()):
             raise ValueError(f"a dimension is a name with its question, got {self.questions}")
+        if self.objective == "regression" and self.swap:
+            raise ValueError(f"objective regression needs swap=0, got swap={self.swap}")
+        if self.objective in PAIR_OBJECTIVES and self.engine.micro_batch_size % 2:
+            raise ValueError(
+                f"objective {self.objective} takes clips two by two: "
+                f"engine.micro_batch_size {self.engine.micro_batch_size} must be even"
+            )
         return self

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from ft2.critic.answers import Answer
@@ -31,6 +32,10 @@ class Merged:
     """Answers per item and dimension; of a pair as seen with its sides in alphabetical order."""
     facts: dict[Item, Answer] = field(default_factory=dict)
     """The first answer about an item, for its facts (face, voice, source)."""
+    margins: dict[tuple[Item, str], list[float]] = field(default_factory=dict)
+    """Margins that the sources give, of side A over B in alphabetical order."""
+    shares: dict[tuple[Item, str], list[float]] = field(default_factory=dict)
+    """Shares of raters for A that the sources give, likewise."""
     counts: Counter[str] = field(default_factory=Counter)
     """``answers``, ``duplicate``, ``contradictory``, ``unsure``."""
 
@@ -50,6 +55,13 @@ def merge(answers: Iterable[Answer]) -> Merged:
         merged.facts.setdefault(item, answer)
         rater = answer.rater or f"\0{number}"
         by_rater[item, answer.dimension, rater].append(word)
+        turned = answer.clip != item[0]
+        if answer.margin is not None:
+            margin = -answer.margin if turned else answer.margin
+            merged.margins.setdefault((item, answer.dimension), []).append(margin)
+        if answer.share is not None:
+            share = 1 - answer.share if turned else answer.share
+            merged.shares.setdefault((item, answer.dimension), []).append(share)
     for (item, dimension, _), words in by_rater.items():
         if len(set(words)) > 1:
             merged.counts["contradictory"] += len(words)
@@ -172,8 +184,18 @@ def rating_rows(
             "split": splits[item],
             "source": fact.source,
         }
-        rows.append(row)
+        rows.append(row | (_strengths(merged, item, votes) if item[1] else {}))
     return rows
+
+
+def _strengths(
+    merged: Merged, item: Item, votes: Mapping[str, Counter[str]]
+) -> dict[str, dict[str, float]]:
+    """Return the share of raters for A (a tie counts half) and the margin, per dimension."""
+    shares = {d: (v["A"] + v["tie"] / 2) / v.total() for d, v in votes.items() if v}
+    shares |= {d: mean(merged.shares[item, d]) for d in votes if (item, d) in merged.shares}
+    margins = {d: mean(merged.margins[item, d]) for d in votes if (item, d) in merged.margins}
+    return {"share": shares} | ({"margin": margins} if margins else {})
 
 
 def _label(votes: Counter[str]) -> bool | str | None:

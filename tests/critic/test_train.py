@@ -9,10 +9,13 @@ import torch
 
 from ft2.critic import train
 from ft2.critic.adapter import add_lora
+from ft2.critic.batches import draw
 from ft2.critic.config import LoraSpec
 from ft2.critic.data import read_ratings
 from ft2.critic.evaluate import ROWS, evaluate, table_lines
+from ft2.critic.objective import AnswerLoss
 from ft2.critic.score import CriticScorer
+from ft2.critic.thresholds import fit_thresholds
 from ft2.critic.tokens import CachedTokens, Critic, Rows, encode_ratings, lazy_ratings
 from ft2.errors import UsageError
 from ft2.qwen import packed
@@ -94,7 +97,7 @@ def test_thresholds_split_answers_in_the_middle():
     odds = torch.arange(40.0)[:, None].repeat(1, 3)
     labels = (odds >= 25).long()
     labels[:, 2] = -1
-    found = train.fit_thresholds(odds, labels)
+    found = fit_thresholds(odds, labels)
     assert found == {"motion": 24.5, "lip": 24.5, "quality": 0.0}
 
 
@@ -102,8 +105,8 @@ def test_threshold_stays_near_zero_when_the_gain_is_noise():
     rng = np.random.default_rng(0)
     labels = torch.from_numpy(rng.integers(0, 2, (200, 3)))
     odds = torch.from_numpy(rng.standard_normal((200, 3))) + 4.0 * labels - 2.1
-    assert all(abs(cut) < 0.3 for cut in train.fit_thresholds(odds, labels).values())
-    shifted = train.fit_thresholds(odds - 5, labels)
+    assert all(abs(cut) < 0.3 for cut in fit_thresholds(odds, labels).values())
+    shifted = fit_thresholds(odds - 5, labels)
     assert all(-6 < cut < -3 for cut in shifted.values())
 
 
@@ -116,7 +119,7 @@ def test_loss_is_smoothed_cross_entropy_over_rated_answers(spec):
     video = torch.randn(2, spec.num_video_tokens, hidden, generator=rng)
     audio = torch.randn(2, spec.num_audio_tokens, hidden, generator=rng)
     labels = torch.tensor([[1, 0, -1], [-1, 1, 0]])
-    got = train.AnswerLoss(model, layout, 0.1)(video, audio, labels)
+    got = AnswerLoss(model, layout, 0.1)(video, audio, labels)
     logits = packed.answer_logits(thinker, layout, video, audio).double()
     want = []
     for i, j in ((0, 0), (0, 1), (1, 1), (1, 2)):
@@ -140,7 +143,7 @@ def test_swapped_voices_are_answered_no(config):
     some = config.model_copy(update={"swap": 0.5})
     seen = []
     for place in range(20):
-        video, audio, labels = train.draw(tokens, some, place)
+        video, audio, labels = draw(tokens, some, place)
         own = (video == audio).flatten()
         assert torch.equal(labels[:, 1].bool(), own)
         assert labels[:, [0, 2]].all()
@@ -161,7 +164,7 @@ def test_rarer_source_gets_the_same_share(config):
     tokens = CachedTokens(rows, numbers, numbers)
 
     def share(settings):
-        seen = [train.draw(tokens, settings, place)[0].flatten() for place in range(40)]
+        seen = [draw(tokens, settings, place)[0].flatten() for place in range(40)]
         return float((torch.cat(seen) >= 90).float().mean())
 
     assert 0.4 < share(config) < 0.6

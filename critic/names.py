@@ -1,0 +1,8 @@
+"""Names that configs and losses share; importing this imports no torch."""
+
+from typing import Final, Literal
+
+PairObjective = Literal["bradley_terry", "margin", "soft", "rao_kupper", "davidson"]
+Objective = Literal["yes_no", "regression", PairObjective]
+
+PAIR_OBJECTIVES: Final = ("bradley_terry", "margin", "soft", "rao_kupper", "davidson")

@@ -1,0 +1,85 @@
+"""What a training reads of its ratings, refused where the objective cannot learn from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft2.critic.config import CriticConfig
+from ft2.critic.data import PairRating, Rating, holds_pairs, read_pair_ratings, read_ratings
+from ft2.critic.names import PAIR_OBJECTIVES
+from ft2.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training reads."""
+
+    train: list[Rating]
+    """Clips to train on; of pairs, all clips that occur, unrated."""
+    dev: list[Rating]
+    """Held-out clips, likewise."""
+    pairs: list[PairRating] | None
+    """Comparisons to train on; None where single clips are rated."""
+
+    @property
+    def num_train(self) -> int:
+        """Ratings to train on."""
+        return len(self.train if self.pairs is None else self.pairs)
+
+
+def read_data(config: CriticConfig) -> TrainingData:
+    """Return what the config's ratings hold, refused where its objective cannot learn from them.
+
+    Raises:
+        UsageError: Missing, broken or leaking ratings; the wrong kind for the objective; a
+            dimension with one answer only.
+    """
+    path, dimensions = Path(config.ratings), tuple(config.questions)
+    if not holds_pairs(path):
+        numbers = config.objective == "regression"
+        every = read_ratings(path, None, dimensions, numbers=numbers)
+        train = [r for r in every if r.split == "train"]
+        _check_labels([r.labels for r in train], dimensions, ("Yes", "No"))
+        return TrainingData(train, [r for r in every if r.split == "dev"], None)
+    if config.objective not in PAIR_OBJECTIVES:
+        raise UsageError(
+            f"{path} rates pairs of clips, objective {config.objective} learns from single ones",
+            f"set objective to one of {', '.join(PAIR_OBJECTIVES)}",
+        )
+    if config.swap:
+        raise UsageError(
+            f"swap={config.swap} gives clips another voice, but {path} rates pairs", "set swap=0"
+        )
+    pairs = read_pair_ratings(path, dimensions)
+    train_pairs = [pair for pair in pairs if pair.split == "train"]
+    _check_labels([pair.labels for pair in train_pairs], dimensions, ("A", "B"))
+    dev = [pair for pair in pairs if pair.split == "dev"]
+    unrated = (None,) * len(dimensions)
+    return TrainingData(_clips(train_pairs, unrated), _clips(dev, unrated), train_pairs)
+
+
+def _clips(pairs: Sequence[PairRating], labels: tuple[None, ...]) -> list[Rating]:
+    found: dict[Path, Rating] = {}
+    for pair in pairs:
+        for video in pair.videos:
+            rating = Rating(
+                video, labels, pair.identity_id, pair.utterance, pair.split, pair.source
+            )
+            found.setdefault(video, rating)
+    return list(found.values())
+
+
+def _check_labels(
+    rows: Sequence[Sequence[object]], dimensions: Sequence[str], words: tuple[str, str]
+) -> None:
+    """Refuse a dimension on which all ratings say the same: nothing could be learned."""
+    for column, dimension in enumerate(dimensions):
+        labels = {row[column] for row in rows} - {None}
+        if words == ("A", "B") and labels & {"A", "B"}:
+            continue  # sides are swapped at random, so that one is enough
+        if len(labels) < 2:
+            lacking = words[1] if labels == {True} else words[0]
+            raise UsageError(
+                f"the training ratings have no {lacking} for {dimension}",
+                "rate clips of both kinds for every dimension",
+            )
