@@ -139,7 +139,7 @@ def _accuracy(cells: Mapping[str, Any]) -> dict[str, Any]:
 
 def nsq(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
     """Let the base generate, the critic judge, and pair the clips."""
-    from ft2.cli.nsq import load_scorer
+    from ft2.cli.nsq_build import load_scorer
     from ft2.generator.sample import Sampler
     from ft2.nsq.build import build
 

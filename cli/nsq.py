@@ -1,7 +1,7 @@
 """Commands of `ft2 nsq`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,15 +15,10 @@ from ft2.cli.options import (
     Verbose,
     Yes,
     emit,
-    make_progress,
     say,
     split_config_args,
 )
 from ft2.errors import UsageError
-
-if TYPE_CHECKING:
-    from ft2.critic.score import CriticScorer
-    from ft2.nsq.config import NsqConfig
 
 app = typer.Typer(help="Build, check and publish preference data.", no_args_is_help=True)
 
@@ -43,6 +38,7 @@ def build(
     verbose: Verbose = False,
 ) -> None:
     """Generate candidates, score them, pair them, and write Arrow shards with a card."""
+    from ft2.cli.nsq_build import plan_build, run_build
     from ft2.config import load_config
     from ft2.nsq.config import NsqConfig
     from ft2.runs import check_output
@@ -55,83 +51,94 @@ def build(
         emit(plan, json)
         return
     check_output(output, resume=resume)
-    say(f"{plan['conditions']} conditions x {plan['candidates']} seeds = {plan['clips']} clips")
+    if not plan["missing"]:
+        say(f"{plan['conditions']} conditions, {plan['clips']} clips")
     emit(run_build(settings, output, resume, quiet), json)
 
 
-def plan_build(settings: "NsqConfig") -> dict[str, Any]:
-    """Check the inputs of a build and return what it would make.
+@app.command()
+def validate(
+    directory: DatasetDir,
+    decode: Annotated[
+        str,
+        typer.Option(
+            "--decode", metavar="WHICH", help="Clips to hash and decode: sample, all or none."
+        ),
+    ] = "sample",
+    json: Json = False,
+) -> None:
+    """Check files, hashes, schemas, references, splits, balance and media; exit 1 with the list."""
+    from ft2.errors import RunError
+    from ft2.nsq.validate import validate as check
 
-    Raises:
-        UsageError: conditions, critic or policy are missing or wrong.
-    """
-    from ft2.config import load_config
-    from ft2.generator.config import GenerateConfig
-    from ft2.nsq.candidates import check_splits
-    from ft2.pairs import read_conditions
-
-    conditions = read_conditions(settings.conditions)
-    check_splits(conditions)
-    load_config(GenerateConfig, settings.generator)
-    for name, path in (("critic", settings.critic), ("policy", settings.policy)):
-        if path is not None and not Path(path).is_dir():
-            raise UsageError(f"no {name} directory {path}", f"set {name}=DIR")
-    num_clips = len(conditions) * settings.num_candidates
-    most = len(conditions) * settings.pairing.max_per_condition
-    return {
-        "conditions": len(conditions),
-        "candidates": settings.num_candidates,
-        "clips": num_clips,
-        "most_pairs_per_store": most,
-        "generator": settings.generator,
-        "policy": settings.policy or "base",
-        "critic": settings.critic,
-    }
-
-
-def run_build(settings: "NsqConfig", output: Path, resume: bool, quiet: bool) -> dict[str, Any]:
-    """Load generator and critic and build the dataset."""
-    from ft2.config import load_config
-    from ft2.generator.config import GenerateConfig
-    from ft2.generator.sample import Sampler
-    from ft2.nsq.build import build as build_dataset
-    from ft2.tlpo.policy import load_policy
-    from ft2.wan.weights import load_talking_model
-
-    progress = make_progress(quiet)
-    generate = load_config(GenerateConfig, settings.generator)
-    model = load_talking_model(generate.model, generate.device)
-    policy = None if settings.policy is None else load_policy(settings.policy, model)
-    generator = Sampler(model, generate, policy, settings.policy or "base")
-    return build_dataset(
-        settings, output, generator, load_scorer(settings), resume=resume, progress=progress
-    )
-
-
-def load_scorer(settings: "NsqConfig") -> "CriticScorer":
-    """Return the critic that a build asks; its run directory or its adapter may be named.
-
-    Raises:
-        UsageError: there is no trained critic.
-    """
-    from ft2.critic.score import CriticScorer
-
-    path = Path(settings.critic)
-    if (path / "adapter").is_dir():
-        path = path / "adapter"
-    return CriticScorer(path, batch_size=settings.critic_batch_size, device=settings.critic_device)
+    if decode not in ("sample", "all", "none"):
+        raise UsageError(f"--decode {decode} is unknown", "choose sample, all or none")
+    report = check(directory, decode)  # type: ignore[arg-type]
+    emit(report, json)
+    if report["problems"]:
+        raise RunError(
+            f"{directory} has {len(report['problems'])} problems",
+            "build the dataset anew, or fetch the files that are named again",
+        )
 
 
 @app.command()
-def stats(directory: DatasetDir, json: Json = False) -> None:
-    """Print how many conditions, clips and pairs a finished dataset has."""
-    from ft2.runs import read_json
+def stats(
+    directory: DatasetDir,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FILE", help="Also write tables and charts as HTML."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print pairs per dimension, histograms, conflicts and win rates of a finished dataset."""
+    from ft2.nsq.stats_page import read_stats, write_stats_page
 
-    if not (directory / "manifest.json").is_file():
-        raise UsageError(
-            f"{directory} is not a finished dataset", "build it, or finish it with --resume"
-        )
-    emit(read_json(directory / "result.json"), json)
+    found = read_stats(directory)
+    if page is not None:
+        if page.exists():
+            raise UsageError(f"'{page}' already exists", "choose another --page")
+        write_stats_page(found, page)
+        say(f"page: {page}")
+    emit(found, json)
+
+
+@app.command()
+def view(
+    directory: DatasetDir,
+    output: Output,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Which split.")] = "train",
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=1, help="Most pairs on the page.")
+    ] = 60,
+    json: Json = False,
+) -> None:
+    """Write a page that plays pairs side by side and in step, disagreement first."""
+    from ft2.nsq.gallery import write_gallery
+
+    emit(write_gallery(directory, output, split, count), json)
+
+
+@app.command()
+def export(
+    directory: DatasetDir,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT", help="trl, ms-swift, videoalign, genai-bench, webdataset, parquet."
+        ),
+    ],
+    output: Output,
+    dimension: Annotated[
+        str, typer.Option("--dimension", metavar="NAME", help="motion, lip, quality or fusion.")
+    ],
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Which split.")] = "train",
+    json: Json = False,
+) -> None:
+    """Write the pairs of one dimension, with their media, for another trainer or bench."""
+    from ft2.nsq.export import export as write
+
+    emit(write(directory, dimension, split, kind, output), json)  # type: ignore[arg-type]
 
 
 @app.command()
@@ -140,8 +147,15 @@ def push(
     repo: Annotated[
         str, typer.Option("--repo", metavar="NAME", help="Dataset on the Hub: NAME or OWNER/NAME.")
     ],
+    card: Annotated[
+        Path | None,
+        typer.Option("--card", metavar="FILE", help="YAML with the card's facts, see the guide."),
+    ] = None,
     public: Annotated[
         bool, typer.Option("--public", help="Make a new repository public; private otherwise.")
+    ] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Replace files of a repository that has some.")
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -149,21 +163,29 @@ def push(
     quiet: Quiet = False,
 ) -> None:
     """Publish a dataset on the Hugging Face Hub: -n prints and saves the plan, -y does it."""
-    from ft2.hub import PLAN_NAME, plan_push
+    from ft2.cli.options import make_progress
     from ft2.hub import push as upload
-    from ft2.runs import write_json
+    from ft2.nsq.publish import PLAN_NAME, hub_card, local_secrets, maker, plan_push, read_card
+    from ft2.runs import write_atomic, write_json
 
-    del quiet
     if dry_run == yes:
         raise UsageError(
             "a push wants --dry-run or --yes, and not both" if yes else "a push publishes data",
             "-n prints and saves what would be uploaded; -y uploads it",
         )
-    plan = plan_push(directory, repo, private=not public)
+    facts = read_card(directory, card)
+    plan = plan_push(directory, repo, facts, private=not public)
     if dry_run:
         write_json(directory / PLAN_NAME, plan.to_json())
-        say(f"plan saved to {directory / PLAN_NAME}; upload it with -y")
+        write_atomic(directory / "push-card.md", hub_card(directory, facts, {}))
+        say(f"plan saved to {directory / PLAN_NAME}, the card to push-card.md; upload with -y")
         emit(plan.to_json(), json)
         return
-    address = upload(directory, plan)
-    emit({"repo": repo, "address": address, "bytes": plan.total_bytes}, json)
+    address = upload(
+        plan,
+        maker(directory, facts),
+        secrets=local_secrets(directory),
+        update=update,
+        progress=make_progress(quiet),
+    )
+    emit({"repo": repo, "address": address, "files": len(plan.files)}, json)

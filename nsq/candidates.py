@@ -1,176 +1,175 @@
-"""Candidates of a build: generated, decoded and scored chunk by chunk, never twice.
+"""Candidates of a build: generated or found, chunk by chunk, never made twice.
 
-Each finished chunk of conditions is one JSON file, written after its clips. While a chunk is
-being generated, a journal names its finished clips, so a resumed build makes only the others.
+While a chunk is being generated, a journal names its finished clips, so that a resumed build makes
+only the others.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ft2.config import ClipFormat
 from ft2.errors import RunError, UsageError
-from ft2.media import read_clip
-from ft2.nsq.protocols import Generator, Scorer
-from ft2.pairs import DIMENSIONS, Condition, Scores
-from ft2.runs import Interrupts, Progress, hash_file, read_json, write_json
-
-Row = dict[str, object]
+from ft2.nsq.protocols import Generator
+from ft2.pairs import Condition
+from ft2.runs import Interrupts
 
 
-def check_splits(conditions: Sequence[Condition]) -> None:
-    """Refuse conditions whose identity or speech appears in more than one split.
+@dataclass(frozen=True)
+class Candidate:
+    """A clip that a build may use: its file exists, or is missing and will be dropped."""
+
+    condition: Condition
+    model: str
+    seed: int
+    video: Path
+
+
+Folder = Mapping[str, Sequence[Candidate]]
+"""Clips that other models made, by condition."""
+
+
+def read_folder(manifest: Path, conditions: Mapping[str, Condition]) -> Folder:
+    """Return the clips of a manifest: JSON lines with file, condition_id, model and seed.
+
+    Files are relative to the manifest. A file that is missing stays: it is counted as a failure.
 
     Raises:
-        UsageError: with every overlap.
+        UsageError: no manifest, a broken line, an unknown condition, or a clip that is there twice.
     """
-    problems = []
-    for kind in ("identity_id", "audio_id"):
-        splits: dict[str, set[str]] = {}
-        for condition in conditions:
-            splits.setdefault(getattr(condition, kind), set()).add(condition.split)
-        problems += [
-            f"{kind} {name!r} is in the splits {', '.join(sorted(where))}"
-            for name, where in sorted(splits.items())
-            if len(where) > 1
-        ]
-    if problems:
+    if not manifest.is_file():
         raise UsageError(
-            "\n".join(problems[:20]),
-            "a model would be tested on what it was trained on: give each identity and each "
-            "speech track to one split",
+            f"no manifest {manifest}",
+            'write one object a line: {"file", "condition_id", "model", "seed"}',
         )
+    found: dict[str, list[Candidate]] = {}
+    problems = []
+    seen: set[tuple[str, str, int]] = set()
+    for number, line in enumerate(manifest.read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            candidate = _candidate(json.loads(line), manifest.parent, conditions)
+            key = (candidate.condition.condition_id, candidate.model, candidate.seed)
+            if key in seen:
+                raise ValueError(f"condition {key[0]!r}, model {key[1]!r}, seed {key[2]} is twice")
+            seen.add(key)
+            found.setdefault(candidate.condition.condition_id, []).append(candidate)
+        except (ValueError, TypeError) as error:
+            problems.append(f"{manifest}:{number}: {error}")
+    if problems or not found:
+        raise UsageError(
+            "\n".join(problems[:20]) or f"{manifest} has no clips",
+            "each line needs file, condition_id, model and seed",
+        )
+    return found
 
 
-def make_candidates(
-    conditions: Sequence[Condition],
-    seeds: Sequence[int],
-    output: Path,
-    generator: Generator,
-    scorer: Scorer,
-    clip: ClipFormat,
-    thresholds: Sequence[float],
-    chunk_conditions: int,
-    progress: Progress,
-) -> tuple[list[Row], list[Row]]:
-    """Return scored candidates and dropped ones (with a reason), in condition order.
-
-    Raises:
-        RunError: the generator left out a clip, or gave one nobody asked for.
-        Interrupted: a signal came; finished chunks are kept.
-    """
-    kept: list[Row] = []
-    dropped: list[Row] = []
-    total = len(conditions) * len(seeds)
-    with Interrupts() as interrupts:
-        for index, chunk in enumerate(_chunks(conditions, chunk_conditions)):
-            path = output / "scores" / f"chunk-{index:05d}.json"
-            if not path.exists():
-                journal = path.with_suffix(".journal")
-                clips = _generate(chunk, seeds, output, generator, journal, interrupts)
-                write_json(path, _judge(clips, output, scorer, clip))
-                journal.unlink(missing_ok=True)
-            record = read_json(path)
-            kept += record["clips"]
-            dropped += record["dropped"]
-            note = _shares(kept, thresholds)
-            progress.update("candidates", len(kept) + len(dropped), total, note)
-        interrupts.check(_hint(output))
-    return kept, dropped
+def _candidate(row: object, root: Path, conditions: Mapping[str, Condition]) -> Candidate:
+    names = {"file": str, "condition_id": str, "model": str, "seed": int}
+    if not isinstance(row, dict) or set(row) != set(names):
+        raise ValueError(f"wrong fields: {sorted(row) if isinstance(row, dict) else row!r}")
+    for name, kind in names.items():
+        if type(row[name]) is not kind or row[name] == "":
+            raise ValueError(f"{name} is {row[name]!r}, not {kind.__name__}")
+    if row["condition_id"] not in conditions:
+        raise ValueError(f"unknown condition_id {row['condition_id']!r}")
+    condition = conditions[row["condition_id"]]
+    return Candidate(condition, row["model"], row["seed"], root / row["file"])
 
 
-def _shares(rows: Sequence[Row], thresholds: Sequence[float]) -> str:
-    """Return how often the critic says Yes, in words."""
-    parts = []
-    for dimension, threshold in zip(DIMENSIONS, thresholds, strict=True):
-        yes = [float(r[f"score_{dimension}"]) >= threshold for r in rows]  # type: ignore[arg-type]
-        parts.append(f"{dimension} {sum(yes) / max(1, len(yes)):.0%}")
-    return f"Yes: {', '.join(parts)}"
+class Maker:
+    """Gives the candidates of a chunk: those of folders, and those that generators make."""
+
+    def __init__(
+        self,
+        generators: Sequence[Generator],
+        seeds: Sequence[int],
+        folders: Sequence[Folder],
+        output: Path,
+    ) -> None:
+        """Keep where clips come from.
+
+        Args:
+            generators: Policies; each makes every condition with every seed.
+            seeds: Seeds of the generators.
+            folders: Clips that are there already.
+            output: Build directory; clips are made below its `candidates`.
+        """
+        self.generators, self.seeds, self.folders = generators, seeds, folders
+        self.output = output
+
+    def per_condition(self, condition_id: str) -> int:
+        """Return how many candidates a condition has."""
+        given = sum(len(folder.get(condition_id, ())) for folder in self.folders)
+        return given + len(self.generators) * len(self.seeds)
+
+    def make(
+        self, chunk: Sequence[Condition], journal: Path, interrupts: Interrupts, hint: str
+    ) -> list[Candidate]:
+        """Return the candidates of a chunk, sorted by condition, then source, model and seed.
+
+        Raises:
+            RunError: a generator left out a clip, or gave one nobody asked for.
+            Interrupted: a signal came; the journal keeps what is finished.
+        """
+        made = _read_journal(journal, self.output)
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        for number, generator in enumerate(self.generators):
+            folder = "candidates" if len(self.generators) == 1 else f"candidates/{number:02d}"
+            mine = {(c, s): v for (n, c, s), v in made.items() if n == number}
+            with journal.open("a", encoding="utf-8") as file:
+                for conditions, seeds in _calls(chunk, self.seeds, set(mine)):
+                    for clip in generator.generate(conditions, seeds, self.output / folder):
+                        video = clip.video.relative_to(self.output).as_posix()
+                        made[number, clip.condition_id, clip.seed] = video
+                        line = [number, clip.condition_id, clip.seed, video]
+                        file.write(json.dumps(line) + "\n")
+                        file.flush()
+                        interrupts.check(hint)
+        numbers = range(len(self.generators))
+        wanted = {(n, c.condition_id, s) for n in numbers for c in chunk for s in self.seeds}
+        if set(made) != wanted:
+            missing, extra = wanted - set(made), set(made) - wanted
+            raise RunError(
+                f"the generator left out {len(missing)} clips and gave {len(extra)} unknown ones",
+                f"first: {sorted(missing or extra)[0][1:]}",
+            )
+        found = []
+        for c in chunk:
+            for folder_clips in self.folders:
+                found += sorted(
+                    folder_clips.get(c.condition_id, ()), key=lambda x: (x.model, x.seed)
+                )
+            for number, generator in enumerate(self.generators):
+                for seed in self.seeds:
+                    path = self.output / made[number, c.condition_id, seed]
+                    found.append(Candidate(c, generator.name, seed, path))
+        return found
 
 
-def _chunks(conditions: Sequence[Condition], size: int) -> Iterator[Sequence[Condition]]:
-    for start in range(0, len(conditions), size):
-        yield conditions[start : start + size]
-
-
-def _hint(output: Path) -> str:
-    return f"finished clips are kept; go on with --resume -o {output}"
-
-
-def _generate(
-    chunk: Sequence[Condition],
-    seeds: Sequence[int],
-    output: Path,
-    generator: Generator,
-    journal: Path,
-    interrupts: Interrupts,
-) -> list[Row]:
-    """Generate what the journal does not name yet; return one row a clip, in a fixed order."""
-    wanted = [(c.condition_id, seed) for c in chunk for seed in seeds]
-    made = _read_journal(journal, output)
+def _calls(
+    chunk: Sequence[Condition], seeds: Sequence[int], made: set[tuple[str, int]]
+) -> list[tuple[list[Condition], list[int]]]:
+    """Return what to ask a generator for: untouched conditions together, begun ones alone."""
     untouched = [c for c in chunk if not any((c.condition_id, s) in made for s in seeds)]
     calls = [(untouched, list(seeds))] if untouched else []
     for condition in chunk:
         left = [seed for seed in seeds if (condition.condition_id, seed) not in made]
         if condition not in untouched and left:
             calls.append(([condition], left))
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as file:
-        for conditions, left in calls:
-            for clip in generator.generate(conditions, left, output / "candidates"):
-                video = clip.video.relative_to(output).as_posix()
-                made[clip.condition_id, clip.seed] = video
-                file.write(json.dumps([clip.condition_id, clip.seed, video]) + "\n")
-                file.flush()
-                interrupts.check(_hint(output))
-    if set(made) != set(wanted):
-        missing, extra = set(wanted) - set(made), set(made) - set(wanted)
-        raise RunError(
-            f"the generator left out {len(missing)} clips and gave {len(extra)} unknown ones",
-            f"first: {sorted(missing or extra)[0]}",
-        )
-    return [{"condition_id": c, "seed": seed, "video": made[c, seed]} for c, seed in wanted]
+    return calls
 
 
-def _read_journal(journal: Path, output: Path) -> dict[tuple[str, int], str]:
+def _read_journal(journal: Path, output: Path) -> dict[tuple[int, str, int], str]:
     """Return the finished clips of an interrupted chunk; a line that a kill cut is skipped."""
     made = {}
     lines = journal.read_text("utf-8").splitlines() if journal.exists() else []
     for line in lines:
         try:
-            condition, seed, video = json.loads(line)
+            number, condition, seed, video = json.loads(line)
         except ValueError:
             continue
         if (output / video).is_file():
-            made[str(condition), int(seed)] = str(video)
+            made[int(number), str(condition), int(seed)] = str(video)
     return made
-
-
-def _judge(
-    clips: list[Row], output: Path, scorer: Scorer, clip: ClipFormat
-) -> dict[str, list[Row]]:
-    """Decode every clip, drop what is not in the format, score the rest."""
-    good: list[Row] = []
-    dropped: list[Row] = []
-    for row in clips:
-        try:
-            read_clip(output / str(row["video"]), clip)
-        except UsageError as error:
-            dropped.append({**row, "reason": error.message})
-        else:
-            good.append(row)
-    scores = scorer.score([output / str(row["video"]) for row in good]) if good else []
-    if len(scores) != len(good):
-        raise RunError(f"the scorer returned {len(scores)} scores for {len(good)} clips")
-    return {
-        "clips": [_scored(row, output, s) for row, s in zip(good, scores, strict=True)],
-        "dropped": dropped,
-    }
-
-
-def _scored(row: Row, output: Path, scores: Scores) -> Row:
-    video = output / str(row["video"])
-    digest = hashlib.sha256(f"{row['condition_id']}:{row['seed']}:{hash_file(video)}".encode())
-    values = {f"score_{d}": round(scores.get(d), 6) for d in DIMENSIONS}
-    return {**row, "clip_id": digest.hexdigest(), **values}

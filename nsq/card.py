@@ -6,7 +6,20 @@ from typing import Any
 import yaml
 
 from ft2.nsq.config import NsqConfig
-from ft2.pairs import DIMENSIONS
+from ft2.pairs import DIMENSIONS, STORES
+
+REQUIRED = (
+    "license",
+    "consent",
+    "portraits_license",
+    "voices_license",
+    "critic_accuracy",
+    "biases",
+)
+"""Facts without which a dataset is not published."""
+
+MISSING = "NOT STATED"
+"""What the card says where a required fact is missing; a push refuses such a card."""
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -17,95 +30,157 @@ def render_card(config: NsqConfig, manifest: Mapping[str, Any], stats: Mapping[s
     Args:
         config: The build's config.
         manifest: As in manifest.json; its tables give splits and files.
-        stats: Counted facts, as in result.json.
+        stats: Counted facts, as in stats.json.
     """
-    head = yaml.safe_dump(_front_matter(config, manifest), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(
+        front_matter(config.card.model_dump(), manifest), sort_keys=False, allow_unicode=True
+    )
     return f"---\n{head}---\n\n{_body(config, manifest, stats)}"
 
 
-def _front_matter(config: NsqConfig, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def front_matter(card: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the card's YAML; every table with rows is a config, `pairs` the default one."""
     num_pairs = sum(t["rows"] for t in manifest["tables"] if t["table"] == "pairs")
     size = next((name for limit, name in _SIZES if num_pairs < limit), "n>1M")
     return {
-        "pretty_name": config.card.pretty_name,
-        "license": config.card.license,
-        "language": list(config.card.language),
+        "pretty_name": card["pretty_name"],
+        **({"license": card["license"]} if card["license"] else {}),
+        "language": list(card["language"]),
         "size_categories": [size],
         "task_categories": ["video-classification"],
         "tags": ["preference", "reward-modeling", "talking-head", "lip-sync", "dpo"],
         "annotations_creators": ["machine-generated"],
+        "source_datasets": ["original"],
         "configs": [
             {
                 "config_name": table,
                 **({"default": True} if table == "pairs" else {}),
                 "data_files": [
-                    {"split": t["split"], "path": f"data/{table}/{t['split']}-*.arrow"}
+                    {"split": t["split"], "path": f"data/{table}/{t['split']}-*"}
                     for t in manifest["tables"]
-                    if t["table"] == table
+                    if t["table"] == table and t["rows"]
                 ],
             }
-            for table in ("pairs", "clips")
-            if any(t["table"] == table for t in manifest["tables"])
+            for table in ("pairs", "clips", *STORES)
+            if any(t["table"] == table and t["rows"] for t in manifest["tables"])
         ],
     }
 
 
 def _body(config: NsqConfig, manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
-    pairing = config.pairing
-    how = "the median score of a split's clips" if pairing.yes_from == "median" else "P(yes)"
-    limits = "; ".join(
-        f"{row['split']}: " + ", ".join(f"{d} {row['yes_from'][d]:.3g}" for d in DIMENSIONS)
-        for row in stats["splits"]
-    )
-    return f"""# {config.card.pretty_name}
+    pairing, card = config.pairing, config.card
+    facts = {name: getattr(card, name) or MISSING for name in REQUIRED}
+    return f"""# {card.pretty_name}
 
 Preference pairs of talking-portrait clips along three dimensions: motion naturalness, lip
 synchronisation, visual quality. A dataset in the form of FantasyTalking2's Talking-NSQ.
 
+**Labels come from a model**, not from people.
+
 ## How the labels were made
 
-Machine labels, no people: for each condition (portrait, speech, prompt) the generator
-`{manifest["generator"]}` made {config.num_candidates} clips; the critic `{manifest["critic"]}`
-answered Yes or No per dimension (Yes from {how}, {limits}). On each dimension Yes beats No; equal
-answers make no pair. At most {pairing.max_per_condition} pairs of a condition in one store
-({pairing.prefer}), least margin {pairing.min_margin:g}.
+For each condition (portrait, sound, prompt) clips were taken from {
+        ", ".join(f"`{name}`" for name in manifest["models"]) or "no model"
+    }; the critic
+`{manifest["critic"]}` gave P(yes) for each dimension. {_rule(pairing.model_dump(), stats)}
+
+Accuracy of the critic: {facts["critic_accuracy"]}
 
 {_table(stats["splits"])}
 
-Clips: {stats["num_clips"]}; dropped because they could not be decoded in the format: {
-        stats["num_dropped"]
-    }.
-A wins on {_shares(stats["position_a"])} of the pairs of motion, lip, quality (position balance).
+| split | A wins (motion, lip, quality) | ties among pairs | dimensions that disagree |
+|---|---|---|---|
+{_balance(stats["splits"])}
+
+Candidates: {stats["num_candidates"]}; clips: {stats["num_clips"]}. Dropped before pairing:
+
+{_drops(stats["dropped"])}
+
+Filters: {_filters(config)}.
 
 ## Use
 
 ```python
 from datasets import load_dataset
 
-pairs = load_dataset("THIS_DIRECTORY", "pairs", split="train")
-clips = load_dataset("THIS_DIRECTORY", "clips", split="train")
-lip = pairs.filter(lambda row: row["in_lip"])  # label_lip: 0 = A is better, 1 = B, 2 = tie
+clips = load_dataset("THIS_DATASET", "clips", split="train")
+lip = load_dataset("THIS_DATASET", "lip", split="train")  # motion, lip, quality, fusion
+better, worse = clips[lip[0]["chosen_row"]]["video"], clips[lip[0]["rejected_row"]]["video"]
 ```
 
-`in_motion`, `in_lip`, `in_quality`, `in_fusion` name the stores that use a pair; those of `fusion` are
-Yes-Yes-Yes against No-No-No. `clip_a` and `clip_b` are `clip_id`s of the table `clips`.
-Splits share no identity and no speech track.
+The table `pairs` has clips A and B with a label per dimension (0: A is better, 1: B, 2: tie); the
+views `motion`, `lip`, `quality` and `fusion` have `chosen` and `rejected`, and `fusion` those pairs
+whose chosen clip wins on all three. `clip_id` is the sha256 of the mp4 file. Splits share no
+identity, source clip, sound, prompt or portrait; `test_unique` has one pair of each prompt of
+`test`. Use `test` for measuring only.
 
 ## Limits
 
-The labels carry the critic's errors; do not report a critic's accuracy on them. Consent:
-{config.card.consent}
+The labels carry the critic's errors; do not report a critic's accuracy on them, and do not call
+them human preferences. Known biases: {facts["biases"]}
+
+Do not use the clips to imitate a person without consent, to deceive, or to identify anyone.
+
+## Consent and licences
+
+{facts["consent"]}
+
+- Portraits: {facts["portraits_license"]}
+- Voices: {facts["voices_license"]}
+- This dataset: {facts["license"]}
 """
+
+
+def _rule(pairing: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
+    limits = "; ".join(
+        f"{row['split']}: " + ", ".join(f"{d} {row['yes_from'][d]:.3g}" for d in DIMENSIONS)
+        for row in stats["splits"]
+    )
+    if pairing["by"] == "answers":
+        origin = "the median of a split" if pairing["yes_from"] == "median" else "fixed"
+        how = f"On each dimension Yes beats No; equal answers make no pair. Yes from ({origin}) "
+        how += f"{limits}."
+    else:
+        how = "On each dimension the clip with the higher P(yes) wins."
+    chosen = "widest margins first" if pairing["prefer"] == "margin" else "a seeded choice"
+    cap = f"at most {pairing['max_per_condition']} pairs of a condition in one store, {chosen}"
+    if pairing["pairs"] == "best_worst":
+        cap = "of each condition and store the best clip against the worst"
+    return f"{how} Least margin {pairing['min_margin']:g}; {cap}."
 
 
 def _table(splits: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        "| split | conditions | clips | pairs | motion | lip | quality | all three |",
+        "| split | conditions | clips | pairs | motion | lip | quality | fusion |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    keys = ("split", "conditions", "clips", "pairs", "motion", "lip", "quality", "fusion")
+    keys = ("split", "conditions", "clips", "pairs", *STORES)
     lines += ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in splits]
     return "\n".join(lines)
+
+
+def _balance(splits: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for row in splits:
+        conflicts = ", ".join(
+            f"{couple} {c['oppose']} of {c['agree'] + c['oppose']}"
+            for couple, c in row["conflicts"].items()
+        )
+        shares = (_shares(row["position_a"]), _shares(row["tie_rate"]))
+        lines.append(f"| {row['split']} | {' | '.join(shares)} | {conflicts} |")
+    return "\n".join(lines)
+
+
+def _drops(dropped: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(f"- {row['reason']}: {row['count']}" for row in dropped) or "- none"
+
+
+def _filters(config: NsqConfig) -> str:
+    values = config.filters.model_dump()
+    used = [f"{k} {v}" for k, v in values.items() if v is not None and v is not False]
+    clip = config.clip
+    size = f"{clip.width}x{clip.height}, {clip.num_frames} frames at {clip.fps:g} fps"
+    return ", ".join([size, *used])
 
 
 def _shares(values: Mapping[str, float | None]) -> str:

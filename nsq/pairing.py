@@ -1,13 +1,16 @@
-"""From scores to preference pairs: pure, seeded, and independent of the order of its input.
+"""From scores to preference pairs: pure, seeded, independent of order and of how rows are cut.
 
-Two clips of one condition become a pair of a dimension's store where the critic answers Yes for
-one and No for the other (equal answers make no pair there), and a pair of the store "fusion" where
-Yes-Yes-Yes meets No-No-No. Whole columns are handled at once: 410,000 pairs take seconds.
+Two clips of one condition (portrait, sound, prompt) become a pair of a dimension's store where one
+of them wins there: by the critic's answers, as in FantasyTalking2's figure (Yes beats No, equal
+answers make no pair), or by a margin in P(yes). A pair in which one clip wins on all three
+dimensions also belongs to the store "fusion". Whole columns are handled at once; conditions may
+come in any number of blocks, with the turns of the A/B balance carried from block to block.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +23,38 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Hashes = NDArray[np.uint64]
 
+NUM_PATTERNS = 27
+"""Patterns of (A wins, tie, B wins) over three dimensions."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes a pair."""
+
+    by: Literal["answers", "margin"] = "answers"
+    """`answers`: Yes beats No; `margin`: the higher P(yes) wins if it is higher by `min_margin`."""
+    thresholds: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """P(yes) from which an answer is Yes."""
+    min_margin: float = 0.0
+    """Least difference in P(yes) on the store's dimension (on all three for "fusion")."""
+    max_per_condition: int = 4
+    """Most pairs of one condition in one store."""
+    widest: bool = False
+    """Where the cap cuts: True keeps the widest margins, False a seeded choice."""
+    seed: int = 0
+    """Changes which pairs stay under the cap, and which side is A."""
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """P pairs as columns. Rows are sorted by the first row of their condition, then by a hash."""
+    """P pairs as columns, sorted by condition, then by a hash of the two clips."""
 
     a: Ints
     """[P] row of clip A in the input."""
     b: Ints
     """[P] row of clip B."""
     labels: Ints
-    """[P, 3] per dimension: 0 A is better, 1 B is better, 2 tie (equal answers)."""
+    """[P, 3] per dimension: 0 A is better, 1 B is better, 2 tie."""
     stores: Bools
     """[P, 4] membership in `STORES`."""
 
@@ -43,12 +67,8 @@ def mine_pairs(
     conditions: Sequence[str],
     clip_ids: Sequence[str],
     scores: Floats,
-    *,
-    thresholds: tuple[float, float, float] = (0.5, 0.5, 0.5),
-    min_margin: float = 0.0,
-    max_per_condition: int = 4,
-    prefer_margin: bool = False,
-    seed: int = 0,
+    rule: Rule | None = None,
+    turns: Ints | None = None,
 ) -> Pairs:
     """Return the pairs of N scored clips.
 
@@ -56,41 +76,32 @@ def mine_pairs(
         conditions: [N] condition of each clip; only clips of one condition meet.
         clip_ids: [N] distinct hexadecimal hashes of at least 16 digits.
         scores: [N, 3] P(yes) in [0, 1], in the order of `DIMENSIONS`.
-        thresholds: P(yes) from which an answer is Yes.
-        min_margin: Least |difference| in P(yes) on the store's dimension (on all, for "fusion").
-        max_per_condition: Most pairs of one condition in one store.
-        prefer_margin: Where the cap cuts, keep the widest margins instead of a seeded choice.
-        seed: Changes which pairs stay under the cap, and which side is A.
+        rule: What makes a pair.
+        turns: [27] pairs so far of each pattern, for the A/B balance; brought up to date. Blocks of
+            whole conditions in sorted order with one `turns` give what one call with all gives.
 
     Raises:
         UsageError: scores are not N probabilities of three dimensions, or clip ids repeat.
     """
+    rule = rule or Rule()
     _check(conditions, clip_ids, scores)
-    if not clip_ids:
+    if not len(clip_ids):
         empty = np.zeros(0, np.int64)
         return Pairs(empty, empty, np.zeros((0, 3), np.int64), np.zeros((0, 4), bool))
-    _, first_rows, codes = np.unique(np.asarray(conditions), return_index=True, return_inverse=True)
-    group = np.asarray(first_rows)[codes]
+    group = np.unique(np.asarray(conditions), return_inverse=True)[1]
     hashes = np.array([int(clip[:16], 16) for clip in clip_ids], np.uint64)
-    low, high = _candidate_rows(group, hashes)
-    yes = scores >= np.asarray(thresholds)
+    low, high = _rows_that_meet(group, hashes)
     gaps = np.abs(scores[low] - scores[high])
-    eligible = _eligible(yes[low], yes[high], gaps, min_margin)
-    keys = _mix(hashes[low] ^ _mix(hashes[high] ^ _mix(np.uint64(seed))))
-    stores = np.zeros_like(eligible)
-    for column in range(len(STORES)):
-        gap = gaps[:, column] if column < len(DIMENSIONS) else gaps.min(axis=1)
-        order = np.where(prefer_margin, -gap, 0.0)
-        stores[:, column] = _cap(eligible[:, column], group[low], order, keys, max_per_condition)
-    used = stores.any(axis=1)
-    low, high, keys, stores = low[used], high[used], keys[used], stores[used]
-    sign = yes[low].astype(np.int64) - yes[high]
-    flip = _sides(sign, keys)
-    first, second = np.where(flip, high, low), np.where(flip, low, high)
+    sign = _signs(scores[low], scores[high], rule)
+    keys = _mix(hashes[low] ^ _mix(hashes[high] ^ _mix(np.uint64(rule.seed))))
+    stores = _stores(sign, gaps, group[low], keys, rule)
+    used = np.flatnonzero(stores.any(axis=1))
+    used = used[np.lexsort((keys[used], group[low[used]]))]
+    low, high, sign, stores = low[used], high[used], sign[used], stores[used]
+    flip = _flips(sign, np.zeros(NUM_PATTERNS, np.int64) if turns is None else turns)
     sign = np.where(flip[:, None], -sign, sign)
-    labels = np.choose(sign + 1, [1, 2, 0])
-    order = np.lexsort((keys, group[low]))
-    return Pairs(first[order], second[order], labels[order], stores[order])
+    labels = np.choose(sign + 1, [1, 2, 0]).astype(np.int64)
+    return Pairs(np.where(flip, high, low), np.where(flip, low, high), labels, stores)
 
 
 def pair_id(clip_a: str, clip_b: str) -> str:
@@ -106,13 +117,18 @@ def _check(conditions: Sequence[str], clip_ids: Sequence[str], scores: Floats) -
             "give one condition and three scores for every clip",
         )
     if count and not (scores.min() >= 0 and scores.max() <= 1):
-        raise UsageError("scores outside [0, 1], or not numbers", "scores are P(yes)")
+        row = int(np.flatnonzero(~((scores >= 0) & (scores <= 1)).all(axis=1))[0])
+        raise UsageError(
+            f"clip {clip_ids[row]} has the scores {scores[row].tolist()}, outside [0, 1]",
+            "scores are P(yes) of a critic; score the clip again",
+        )
     if len(set(clip_ids)) != count:
-        repeated = next(c for i, c in enumerate(clip_ids) if c in clip_ids[:i])
+        seen: set[str] = set()
+        repeated = next(c for c in clip_ids if c in seen or seen.add(c))  # type: ignore[func-returns-value]
         raise UsageError(f"clip {repeated} is there twice", "give every clip once")
 
 
-def _candidate_rows(group: Ints, hashes: Hashes) -> tuple[Ints, Ints]:
+def _rows_that_meet(group: Ints, hashes: Hashes) -> tuple[Ints, Ints]:
     """Return all unordered pairs of rows within a group; the smaller hash comes first."""
     order = np.lexsort((hashes, group))
     starts = np.flatnonzero(np.r_[True, np.diff(group[order]) != 0])
@@ -126,44 +142,59 @@ def _candidate_rows(group: Ints, hashes: Hashes) -> tuple[Ints, Ints]:
     return order[np.concatenate(lows)], order[np.concatenate(highs)]
 
 
-def _eligible(yes_low: Bools, yes_high: Bools, gaps: Floats, min_margin: float) -> Bools:
-    """Return [P, 4]: which pair may enter which store, before any cap."""
-    decided = (yes_low != yes_high) & (gaps >= min_margin)
-    opposed = (yes_low.all(axis=1) & ~yes_high.any(axis=1)) | (
-        yes_high.all(axis=1) & ~yes_low.any(axis=1)
-    )
-    return np.column_stack([decided, opposed & decided.all(axis=1)])
+def _signs(low: Floats, high: Floats, rule: Rule) -> Ints:
+    """Return [P, 3]: +1 where the first clip wins, -1 where the second, 0 for a tie."""
+    if rule.by == "answers":
+        limits = np.asarray(rule.thresholds)
+        return (low >= limits).astype(np.int64) - (high >= limits)
+    gap = low - high
+    return np.sign(gap).astype(np.int64) * (np.abs(gap) >= rule.min_margin)
+
+
+def _stores(sign: Ints, gaps: Floats, group: Ints, keys: Hashes, rule: Rule) -> Bools:
+    """Return [P, 4]: the stores that take each pair, after the cap."""
+    decided = (sign != 0) & (gaps >= rule.min_margin)
+    same_side = (sign == sign[:, :1]).all(axis=1) & decided.all(axis=1)
+    eligible = np.column_stack([decided, same_side])
+    stores = np.zeros_like(eligible)
+    for column in range(len(STORES)):
+        gap = gaps[:, column] if column < len(DIMENSIONS) else gaps.min(axis=1)
+        order = -gap if rule.widest else np.zeros_like(gap)
+        stores[:, column] = _cap(eligible[:, column], group, order, keys, rule.max_per_condition)
+    return stores
 
 
 def _cap(eligible: Bools, group: Ints, order: Floats, keys: Hashes, limit: int) -> Bools:
     """Keep at most `limit` eligible rows of each group: lowest `order` first, then lowest key."""
     rows = np.flatnonzero(eligible)
     rows = rows[np.lexsort((keys[rows], order[rows], group[rows]))]
-    if not len(rows):
-        return np.zeros_like(eligible)
-    starts = np.flatnonzero(np.r_[True, np.diff(group[rows]) != 0])
-    rank = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
     kept = np.zeros_like(eligible)
-    kept[rows[rank < limit]] = True
+    kept[rows[_ranks(group[rows]) < limit]] = True
     return kept
 
 
-def _sides(sign: Ints, keys: Hashes) -> Bools:
+def _flips(sign: Ints, turns: Ints) -> Bools:
     """Return which pairs to flip so that A wins half of every pattern of answers.
 
-    Pairs whose patterns are each other's mirror form one class; sorted by key, the winner (the
-    first decided dimension's) is A and B in turn, starting with the class's own hash bit.
+    Patterns that mirror each other form one class. In the order of the rows the winner (of the
+    first decided dimension) of a class is A and B in turn; the class says which comes first.
     """
+    if not len(sign):
+        return np.zeros(0, bool)
     first = np.take_along_axis(sign, np.argmax(sign != 0, axis=1)[:, None], axis=1)[:, 0]
     classes = ((sign * first[:, None] + 1) * np.array([9, 3, 1])).sum(axis=1)
-    rows = np.lexsort((keys, classes))
-    sorted_classes = classes[rows]
-    starts = np.flatnonzero(np.r_[True, np.diff(sorted_classes) != 0])
-    lengths = np.diff(np.r_[starts, len(rows)])
-    rank = np.arange(len(rows)) - np.repeat(starts, lengths)
+    rows = np.argsort(classes, kind="stable")
     a_wins = np.zeros(len(rows), bool)
-    a_wins[rows] = (rank + sorted_classes) % 2 == 0
+    a_wins[rows] = (_ranks(classes[rows]) + turns[classes[rows]] + classes[rows]) % 2 == 0
+    turns += np.bincount(classes, minlength=NUM_PATTERNS)
     return a_wins != (first > 0)
+
+
+def _ranks(sorted_groups: Ints) -> Ints:
+    """Return each row's place within its run of equal values."""
+    starts = np.flatnonzero(np.r_[True, np.diff(sorted_groups) != 0])
+    lengths = np.diff(np.r_[starts, len(sorted_groups)])
+    return np.arange(len(sorted_groups)) - np.repeat(starts, lengths)
 
 
 def _mix(value: Hashes | np.uint64) -> Hashes:

@@ -1,17 +1,19 @@
 """Arrow IPC shards with fixed names and bytes: the same rows always give the same files."""
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from ft2.pairs import BATCH_ROWS
-from ft2.runs import hash_file
-
-Column = Sequence[Any]
+Column = Any
+"""A list, a numpy array or an Arrow array."""
+Columns = Callable[[int, int], Mapping[str, Column]]
+MEDIA_BATCH = 10
+"""Rows of a record batch with media: few, so that one row is read without its neighbours."""
 _TEMPORARY = ".arrow.tmp"
 
 
@@ -20,16 +22,40 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.arrow"
 
 
+def cut(sizes: NDArray[np.int64], least: int, limit: int) -> list[int]:
+    """Return where to cut rows into shards of about equal bytes: [0, ..., N].
+
+    Args:
+        sizes: [N] bytes of each row.
+        least: Fewest shards (no more than rows); a shuffled stream wants some dozens of files.
+        limit: Most bytes of a shard; a single larger row has one for itself.
+    """
+    count, ends = len(sizes), np.cumsum(sizes)
+    if not count:
+        return [0, 0]
+    total = int(ends[-1])
+    shards = min(count, max(1, least, -(-total // limit)))
+    while True:
+        bounds = [0]
+        for index in range(1, shards):
+            edge = int(np.searchsorted(ends, total * index // shards)) + 1
+            bounds.append(min(max(edge, bounds[-1] + 1), count - (shards - index)))
+        bounds.append(count)
+        filled = np.add.reduceat(sizes, bounds[:-1])
+        if shards == count or np.all((filled <= limit) | (np.diff(bounds) == 1)):
+            return bounds
+        shards += 1
+
+
 def write_table(
     folder: Path,
     split: str,
     schema: pa.Schema,
-    num_rows: int,
-    rows_per_shard: int,
-    columns: Callable[[int, int], Mapping[str, Column]],
-    batch_rows: int = BATCH_ROWS,
-) -> list[dict[str, Any]]:
-    """Write a table of one split as shards and return one manifest entry for each.
+    bounds: Sequence[int],
+    columns: Columns,
+    batch_rows: int = MEDIA_BATCH,
+) -> list[Path]:
+    """Write a table of one split as shards and return their paths.
 
     A shard that is already there is kept: it was renamed into place complete, and a build
     directory belongs to one config. Files of another shard count are removed.
@@ -38,75 +64,47 @@ def write_table(
         folder: Where the shards go, such as `OUT/data/clips`.
         split: Name of the split; part of the file names.
         schema: Arrow schema; column order is the schema's.
-        num_rows: Rows in all; 0 writes one shard without rows.
-        rows_per_shard: Rows in one file; the last has what is left.
-        columns: Returns the columns of rows [start, stop); called batch by batch.
-        batch_rows: Rows in one record batch: few for media (random access), many without.
+        bounds: Where the rows are cut, from `cut`; [0, 0] writes one shard without rows.
+        columns: Returns the columns of rows [start, stop); called batch by batch, in order.
+        batch_rows: Rows in one record batch.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    count = max(1, -(-num_rows // rows_per_shard))
-    names = [shard_name(split, index, count) for index in range(count)]
+    count = len(bounds) - 1
+    paths = [folder / shard_name(split, index, count) for index in range(count)]
     for path in [*folder.glob(f"{split}-*.arrow"), *folder.glob(f".{split}-*{_TEMPORARY}")]:
-        if path.name not in names:
+        if path not in paths:
             path.unlink()
-    entries = []
-    for index, name in enumerate(names):
-        start, stop = index * rows_per_shard, min((index + 1) * rows_per_shard, num_rows)
-        path = folder / name
+    for path, start, stop in zip(paths, bounds[:-1], bounds[1:], strict=True):
         if not path.exists():
             _write_shard(path, schema, start, stop, batch_rows, columns)
-        entries.append(
-            {
-                "path": f"{folder.parent.name}/{folder.name}/{name}",
-                "rows": stop - start,
-                "bytes": path.stat().st_size,
-                "sha256": hash_file(path),
-            }
-        )
-    return entries
-
-
-def _write_shard(
-    path: Path,
-    schema: pa.Schema,
-    start: int,
-    stop: int,
-    batch_rows: int,
-    columns: Callable[[int, int], Mapping[str, Column]],
-) -> None:
-    temporary = path.with_name(f".{path.stem}{_TEMPORARY}")
-    with temporary.open("wb") as file:
-        with pa.ipc.new_stream(file, schema) as writer:
-            for first in range(start, stop, batch_rows):
-                values = columns(first, min(first + batch_rows, stop))
-                arrays = [pa.array(values[f.name], f.type) for f in schema]
-                writer.write_batch(pa.record_batch(arrays, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+    return paths
 
 
-def dataset_hash(ids: Sequence[str]) -> str:
-    """Return a hash of a set of content hashes, independent of order and sharding."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+def _write_shard(
+    path: Path, schema: pa.Schema, start: int, stop: int, batch_rows: int, columns: Columns
+) -> None:
+    temporary = path.with_name(f".{path.stem}{_TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            with pa.ipc.new_stream(file, schema) as writer:
+                for first in range(start, stop, batch_rows):
+                    values = columns(first, min(first + batch_rows, stop))
+                    arrays = [_array(values[f.name], f.type) for f in schema]
+                    writer.write_batch(pa.record_batch(arrays, schema=schema))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def manifest_tables(
-    entries: Mapping[tuple[Literal["clips", "pairs"], str], list[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-    """Return manifest rows, one a table and split: rows, bytes and shards."""
-    return [
-        {
-            "table": table,
-            "split": split,
-            "rows": sum(e["rows"] for e in shards),
-            "bytes": sum(e["bytes"] for e in shards),
-            "shards": shards,
-        }
-        for (table, split), shards in entries.items()
-    ]
+def _array(values: Column, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values if values.type == kind else values.cast(kind)
+    return pa.array(values, kind)

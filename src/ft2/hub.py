@@ -1,24 +1,40 @@
-"""Publish a dataset directory on the Hugging Face Hub: first a plan, then the upload."""
+"""Publish files as a dataset on the Hugging Face Hub: each file once, then all in one commit.
 
+Nothing of a push is visible before its single commit at the end: a push that was cut leaves an
+empty repository, and the next one sends only the files that the Hub does not have yet.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
 
 from ft2.errors import RunError, UsageError
-from ft2.runs import hash_file, read_json
+from ft2.runs import Progress, Silent
 
-PLAN_NAME = "push-plan.json"
-_HUB_FILES = ("README.md", "manifest.json")
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_KEEP_BYTES = 10_000_000
+"""Files below this may be small enough for git itself, and stay on disk until the commit."""
+_IGNORED = {".gitattributes"}
+_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One file of an upload."""
+    """One file of a push."""
 
     path: str
-    """Relative to the dataset directory; the same on the Hub."""
+    """On the Hub."""
+    rows: int | None
+    """Rows of a table's shard; None for texts."""
     bytes: int
-    sha256: str
+    """Bytes of the local file that it is made from."""
 
 
 @dataclass(frozen=True)
@@ -29,91 +45,126 @@ class PushPlan:
     private: bool
     files: tuple[PlannedFile, ...]
 
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all files."""
-        return sum(file.bytes for file in self.files)
-
     def to_json(self) -> dict[str, object]:
         """Return the plan as plain values."""
-        return {**asdict(self), "total_bytes": self.total_bytes}
+        total = sum(file.bytes for file in self.files)
+        rows = sum(file.rows or 0 for file in self.files)
+        return {**asdict(self), "num_files": len(self.files), "rows": rows, "total_bytes": total}
 
 
-class HubApi(Protocol):
-    """The two calls of `huggingface_hub.HfApi` that a push makes."""
-
-    def create_repo(self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool) -> object:
-        """Make the dataset repository, or do nothing where it exists."""
-        ...
-
-    def upload_file(
-        self, *, path_or_fileobj: str, path_in_repo: str, repo_id: str, repo_type: str
-    ) -> object:
-        """Upload one file as one commit."""
-        ...
-
-
-def plan_push(dataset_dir: Path, repo: str, *, private: bool = True) -> PushPlan:
-    """Return what would be uploaded: the card, the manifest and its shards, never candidates.
+def check_repo_name(repo: str) -> None:
+    """Refuse what cannot be a repository's name.
 
     Raises:
-        UsageError: not a finished dataset, a shard differs from the manifest, or a bad name.
+        UsageError: the name has spaces, too many parts, or an empty one.
     """
-    if repo.count("/") > 1 or not all(repo.split("/")) or any(c.isspace() for c in repo):
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
         raise UsageError(f"{repo!r} is no repository name", "write NAME or OWNER/NAME")
-    if not (dataset_dir / "manifest.json").is_file():
-        raise UsageError(
-            f"{dataset_dir} is not a finished dataset: it has no manifest.json",
-            "build it, or finish it: ft2 nsq build ... --resume",
-        )
-    manifest = read_json(dataset_dir / "manifest.json")
-    files = [_planned(dataset_dir, name) for name in _HUB_FILES]
-    for table in manifest["tables"]:
-        for shard in table["shards"]:
-            planned = _planned(dataset_dir, shard["path"])
-            if planned.sha256 != shard["sha256"]:
-                raise UsageError(
-                    f"{dataset_dir / shard['path']} is not what the manifest says",
-                    "a shard was changed after the build: build the dataset anew",
-                )
-            files.append(planned)
-    return PushPlan(repo, private, tuple(files))
 
 
-def push(dataset_dir: Path, plan: PushPlan, api: HubApi | None = None) -> str:
-    """Upload the files of a plan, the card last, and return the address of the dataset.
+def push(
+    plan: PushPlan,
+    make: Callable[[PlannedFile, Path], Path],
+    *,
+    secrets: Sequence[str],
+    update: bool = False,
+    api: "HfApi | None" = None,
+    progress: Progress | None = None,
+) -> str:
+    """Upload the files of a plan in one commit and return the address of the dataset.
 
     Args:
-        dataset_dir: The directory that the plan was made from.
-        plan: From `plan_push`.
-        api: Something that uploads; None means `huggingface_hub.HfApi` with the stored login.
+        plan: What to upload.
+        make: Writes a planned file into a folder and returns its path; called file by file, and
+            large files are removed once they are sent.
+        secrets: Texts that must be in no file: local folders, tokens.
+        update: Allow a repository that already has files; theirs are replaced, others stay.
+        api: The Hub's client; None uses the stored login.
+        progress: Told of every file.
 
     Raises:
-        RunError: the Hub refused or could not be reached; a second push goes on.
+        UsageError: the repository has files already and `update` is off.
+        RunError: no login, a secret in a file, or the Hub refused or could not be reached.
     """
-    if api is None:
-        from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
-        api = HfApi()
+    api, progress = api or HfApi(), progress or Silent()
+    with _hub_errors(plan.repo), tempfile.TemporaryDirectory() as folder:
+        api.whoami()
+        url = api.create_repo(plan.repo, repo_type="dataset", private=plan.private, exist_ok=True)
+        repo = url.repo_id
+        _check_free(api, repo, update)
+        operations: list[Any] = []
+        for done, file in enumerate(plan.files, start=1):
+            path = make(file, Path(folder))
+            find_secret(path, file.path, secrets)
+            operation = CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=str(path))
+            api.preupload_lfs_files(repo, additions=[operation], repo_type="dataset")
+            if path.stat().st_size >= _KEEP_BYTES and path.parent == Path(folder):
+                path.unlink()
+            operations.append(operation)
+            progress.update("upload", done, len(plan.files), file.path)
+        api.create_commit(
+            repo, operations, repo_type="dataset", commit_message="Upload by ft2 nsq push"
+        )
+    return str(url)
+
+
+def _check_free(api: "HfApi", repo: str, update: bool) -> None:
+    files = set(api.list_repo_files(repo, repo_type="dataset")) - _IGNORED
+    if files and not update:
+        raise UsageError(
+            f"the dataset {repo} exists and has {len(files)} files",
+            "choose another --repo, or replace its files with --update",
+        )
+
+
+def find_secret(path: Path, name: str, secrets: Sequence[str]) -> None:
+    """Refuse a file whose bytes contain a local folder or a token.
+
+    Raises:
+        RunError: with what was found, a token only by its first letters.
+    """
+    wanted = [text.encode() for text in secrets if len(text) > 1]
+    overlap = max([len(w) for w in wanted] + [64])
+    tail = b""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            data = tail + block
+            token = _TOKEN.search(data)
+            found = token.group()[:6] if token else next((w for w in wanted if w in data), None)
+            if found is not None:
+                raise RunError(
+                    f"{name} contains {found.decode()!r}, which must not be published",
+                    "ids, prompts and names are published as they are: change them and build anew",
+                )
+            tail = data[-overlap:]
+
+
+@contextmanager
+def _hub_errors(repo: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into an error that says how to go on."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
     try:
-        api.create_repo(plan.repo, repo_type="dataset", private=plan.private, exist_ok=True)
-        for file in sorted(plan.files, key=lambda f: f.path in _HUB_FILES):
-            api.upload_file(
-                path_or_fileobj=str(dataset_dir / file.path),
-                path_in_repo=file.path,
-                repo_id=plan.repo,
-                repo_type="dataset",
-            )
+        yield
+    except (UsageError, RunError):
+        raise
+    except LocalTokenNotFoundError as error:
+        raise RunError(f"no login for {repo}", "log in with: hf auth login") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = str(error).strip().splitlines()[-1]
+        if status in (401, 403):
+            raise RunError(
+                f"the Hub refused the token (HTTP {status}): {reason}",
+                "log in with a token that may write: hf auth login",
+            ) from error
+        raise RunError(
+            f"the push to {repo} failed: {reason}", "push again: files that are there are kept"
+        ) from error
     except Exception as error:
         raise RunError(
-            f"the push to {plan.repo} failed: {error}",
-            "log in with `hf auth login`, then push again: finished files cost nothing",
+            f"the push to {repo} was cut: {type(error).__name__}: {error}",
+            "nothing is visible yet; push again: files that are there are kept",
         ) from error
-    return f"https://huggingface.co/datasets/{plan.repo}"
-
-
-def _planned(dataset_dir: Path, name: str) -> PlannedFile:
-    path = dataset_dir / name
-    if not path.is_file():
-        raise UsageError(f"{path} is missing", "build the dataset anew")
-    return PlannedFile(name, path.stat().st_size, hash_file(path))

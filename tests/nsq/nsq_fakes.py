@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from ft2.config import ClipFormat
-from ft2.media import read_video, write_png, write_video, write_wav
+from ft2.media import read_video, write_png, write_wav
+from ft2.media.video import encode_mp4
 from ft2.pairs import Condition, Generated, Scores
 
 CLIP = ClipFormat(width=32, height=32, num_frames=5, fps=12.5, sample_rate=16000)
@@ -16,6 +18,15 @@ CLIP = ClipFormat(width=32, height=32, num_frames=5, fps=12.5, sample_rate=16000
 
 def rng_of(text: str) -> np.random.Generator:
     return np.random.default_rng(int(hashlib.sha256(text.encode()).hexdigest()[:12], 16))
+
+
+@cache
+def coloured_clip(name: str, num_frames: int) -> bytes:
+    """An mp4 of one colour with a tone; the name decides the colour."""
+    colour = rng_of(name).integers(0, 255, (1, 1, 1, 3))
+    frames = np.broadcast_to(colour, (num_frames, 32, 32, 3)).astype(np.uint8)
+    audio = np.sin(np.arange(CLIP.num_samples) / 20).astype(np.float32) * 0.1
+    return encode_mp4(frames, CLIP.fps, audio)
 
 
 class HashGenerator:
@@ -40,12 +51,10 @@ class HashGenerator:
                 self.calls += 1
                 path = output_dir / condition.condition_id / f"{seed:04d}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                rng = rng_of(f"{condition.condition_id}/{seed}")
-                colour = rng.integers(0, 255, (1, 1, 1, 3))
-                frames = np.broadcast_to(colour, (5, 32, 32, 3)).astype(np.uint8)
-                audio = np.sin(np.arange(CLIP.num_samples) / 20).astype(np.float32) * 0.1
                 short = (condition.condition_id, seed) in self.broken
-                write_video(path, frames[: 3 if short else 5], CLIP.fps, audio)
+                path.write_bytes(
+                    coloured_clip(f"{condition.condition_id}/{seed}", 3 if short else 5)
+                )
                 yield Generated(condition.condition_id, seed, path)
 
 

@@ -22,8 +22,8 @@ from ft2.runs import Silent, read_json
 
 def fingerprint(folder: Path) -> dict[str, str]:
     """Hashes of all that a build publishes, and of its record of scores."""
-    names = [folder / "README.md", folder / "manifest.json", folder / "result.json"]
-    files = [*names, *folder.rglob("*.arrow"), *(folder / "scores").glob("*.json")]
+    names = [folder / n for n in ("README.md", "manifest.json", "stats.json", "result.json")]
+    files = [*names, *folder.rglob("*.arrow")]
     return {
         p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
     }
@@ -101,43 +101,6 @@ def test_labels_agree_with_scores_and_stores(config: NsqConfig, tmp_path: Path) 
             assert label == ("tie" if a == b else "A" if a else "B")
 
 
-def test_datasets_library_reads_the_directory_without_ft2(
-    config: NsqConfig, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    summary = build(config, out, HashGenerator(), ColourScorer(), progress=Silent())
-    code = f"""
-        import json, sys
-        from datasets import load_dataset
-        pairs = load_dataset({str(out)!r})
-        clips = load_dataset({str(out)!r}, "clips", split="train")
-        label = pairs["train"].features["label_lip"]
-        row = clips[0]
-        assert "ft2" not in sys.modules
-        print(json.dumps([
-            {{split: len(part) for split, part in pairs.items()}}, len(clips), label.names,
-            len(row["video"]["bytes"]), row["reference"].size, str(clips.features["video"]),
-        ]))
-    """
-    home = tmp_path / "hf"
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "HF_DATASETS_OFFLINE": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    splits, num_clips, names, size, image, video = json.loads(run.stdout.splitlines()[-1])
-    assert splits == {s["split"]: s["pairs"] for s in summary["splits"] if s["pairs"]}
-    assert (num_clips, names) == (18, ["A", "B", "tie"])
-    assert size > 500
-    assert image == [32, 32]
-    assert "Video" in video
-
-
 @pytest.mark.parametrize("limit", [0, 7, 13, 29])
 def test_resume_after_an_interruption_gives_the_same_bytes(
     config: NsqConfig, tmp_path: Path, limit: int
@@ -179,6 +142,7 @@ def test_lost_shard_is_rewritten_with_the_same_bytes(config: NsqConfig, tmp_path
     (out / "result.json").unlink()
     next((out / "data" / "clips").glob("train-*.arrow")).unlink()
     (out / "data" / "clips" / ".train-00000-of-00003.arrow.tmp").write_bytes(b"half")
+    (out / "work").mkdir()
     scorer = ColourScorer()
     build(config, out, HashGenerator(limit=0), scorer, resume=True, progress=Silent())
     assert scorer.calls == 0
@@ -198,13 +162,14 @@ def test_finished_build_does_nothing(config: NsqConfig, tmp_path: Path) -> None:
 
 def test_clip_in_another_format_is_dropped_and_counted(config: NsqConfig, tmp_path: Path) -> None:
     generator = HashGenerator(broken=[("c0", 2), ("c4", 0)])
+    config = config.model_copy(update={"max_failed_fraction": 0.1})
     summary = build(config, tmp_path / "out", generator, ColourScorer(), progress=Silent())
     assert (summary["num_clips"], summary["num_dropped"]) == (28, 2)
-    assert {row["seed"] for row in summary["dropped"]} == {0, 2}
-    assert (
-        "dropped because they could not be decoded in the format: 2"
-        in (tmp_path / "out" / "README.md").read_text()
-    )
+    (reason,) = summary["dropped"]
+    assert (reason["reason"], reason["count"]) == ("format", 2)
+    assert {row["seed"] for row in reason["examples"]} == {0, 2}
+    assert "3 frames" in reason["examples"][0]["detail"]
+    assert "- format: 2" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("field", ["identity_id", "audio_id"])
@@ -215,7 +180,7 @@ def test_identity_or_speech_in_two_splits_is_refused(
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[4][field] = lines[0][field]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(UsageError, match=f"{field} .* is in the splits test, train"):
+    with pytest.raises(UsageError, match=f"{field} .* is in the splits test .*, train "):
         build(config, tmp_path / "out", HashGenerator(), ColourScorer(), progress=Silent())
     assert not (tmp_path / "out").exists()
 
@@ -249,7 +214,7 @@ def test_scorer_answers_are_probabilities(config: NsqConfig, tmp_path: Path) -> 
         def score(self, paths: Sequence[Path]) -> list[Scores]:
             return [Scores(float("nan"), 0.5, 0.5) for _ in paths]
 
-    with pytest.raises(UsageError, match="no probability"):
+    with pytest.raises(RunError, match=r"30 of 30 clips failed(.|\n)*no probability"):
         build(config, tmp_path / "out", HashGenerator(), Wild(), progress=Silent())
 
 
@@ -261,7 +226,7 @@ def test_unknown_store_and_split_are_refused(config: NsqConfig, tmp_path: Path) 
     with pytest.raises(UsageError, match="no clips of split 'valid'") as caught:
         read_pairs(out, "lip", "valid")
     assert "train" in caught.value.hint
-    assert read_json(out / "manifest.json")["schema"] == 1
+    assert read_json(out / "manifest.json")["schema"] == 2
 
 
 def test_kill_during_the_build_then_resume(config: NsqConfig, tmp_path: Path) -> None:
@@ -295,4 +260,24 @@ def test_kill_during_the_build_then_resume(config: NsqConfig, tmp_path: Path) ->
             process.send_signal(signal.SIGKILL)
             process.wait()
     assert subprocess.run(command, cwd=root, check=False, capture_output=True).returncode == 0
+    assert fingerprint(out) == fingerprint(whole)
+
+
+@pytest.mark.parametrize("limit", [500, 9_000, 14_000, 40_000])
+def test_full_disk_loses_nothing(config: NsqConfig, tmp_path: Path, limit: int) -> None:
+    """Files above a size fail as on a full disk: at clips, chunks, shards and the score store."""
+    import resource
+
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    build(config, whole, HashGenerator(), ColourScorer(), progress=Silent())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(RunError, match="cannot write") as caught:
+            build(config, out, HashGenerator(), ColourScorer(), progress=Silent())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "--resume" in caught.value.hint
+    assert not (out / "manifest.json").exists()
+    build(config, out, HashGenerator(), ColourScorer(), resume=True, progress=Silent())
     assert fingerprint(out) == fingerprint(whole)

@@ -1,0 +1,109 @@
+"""Reading of a dataset directory: tables, clips with media, pairs, and the view of one store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from ft2.errors import UsageError
+from ft2.pairs.records import (
+    DIMENSIONS,
+    LABELS,
+    STORES,
+    ClipRecord,
+    PairRecord,
+    Preference,
+    Scores,
+    Store,
+)
+
+Table = Literal["clips", "pairs", "motion", "lip", "quality", "fusion"]
+_MEDIA = ["video", "audio", "reference"]
+
+
+def shard_paths(dataset_dir: Path, table: Table, split: str) -> list[Path]:
+    """Return the shard files of a table and split in order.
+
+    Raises:
+        UsageError: no such dataset, or the split has no shards.
+    """
+    paths = sorted((dataset_dir / "data" / table).glob(f"{split}-*-of-*.arrow"))
+    if not paths:
+        folder = dataset_dir / "data" / table
+        splits = sorted({p.name.split("-")[0] for p in folder.glob("*.arrow")})
+        raise UsageError(
+            f"{dataset_dir} has no {table} of split {split!r}",
+            hint=f"splits there: {', '.join(splits)}" if splits else "build it: ft2 nsq build",
+        )
+    return paths
+
+
+def read_table(dataset_dir: Path, table: Table, split: str) -> pa.Table:
+    """Return a whole table, memory-mapped (media stay on disk until a value is read)."""
+    tables = []
+    for path in shard_paths(dataset_dir, table, split):
+        with pa.memory_map(str(path)) as source:
+            tables.append(pa.ipc.open_stream(source).read_all())
+    return pa.concat_tables(tables)
+
+
+def read_clips(dataset_dir: Path | str, split: str = "train") -> dict[str, ClipRecord]:
+    """Return the clips of a split by `clip_id`, in file order.
+
+    Raises:
+        UsageError: no such dataset or split.
+    """
+    clips = {}
+    for batch in read_table(Path(dataset_dir), "clips", split).to_batches():
+        rows = batch.drop_columns(_MEDIA).to_pylist()
+        media = {n: batch.column(n).field("bytes") for n in _MEDIA}
+        for i, row in enumerate(rows):
+            scores = Scores(*(min(1.0, max(0.0, row.pop(f"score_{d}"))) for d in DIMENSIONS))
+            row.pop("seconds"), row.pop("has_audio"), row.pop("source_id", None)
+            buffers = {name: column[i].as_buffer() for name, column in media.items()}
+            clips[row["clip_id"]] = ClipRecord(**row, split=split, scores=scores, **buffers)
+    return clips
+
+
+def read_pair_records(dataset_dir: Path | str, split: str = "train") -> Iterator[PairRecord]:
+    """Yield every pair of a split with labels and scores, without media."""
+    for row in read_table(Path(dataset_dir), "pairs", split).to_pylist():
+        yield PairRecord(
+            pair_id=row["pair_id"],
+            condition_id=row["condition_id"],
+            clip_a=row["clip_a"],
+            clip_b=row["clip_b"],
+            labels=tuple(LABELS[row[f"label_{d}"]] for d in DIMENSIONS),  # type: ignore[arg-type]
+            scores_a=Scores(*(row[f"score_a_{d}"] for d in DIMENSIONS)),
+            scores_b=Scores(*(row[f"score_b_{d}"] for d in DIMENSIONS)),
+            stores=tuple(store for store in STORES if row[f"in_{store}"]),
+        )
+
+
+def read_pairs(dataset_dir: Path | str, dimension: Store, split: str = "train") -> list[Preference]:
+    """Return one store as chosen/rejected pairs, in file order; an empty store gives [].
+
+    Args:
+        dataset_dir: a directory that `ft2 nsq build` wrote.
+        dimension: "motion", "lip" or "quality", or "fusion" for pairs that win on all three.
+        split: "train", "validation", "test", ... as in the conditions.
+
+    Raises:
+        UsageError: unknown dimension, or no such dataset or split.
+    """
+    if dimension not in STORES:
+        raise UsageError(f"unknown dimension {dimension!r}", hint=f"one of {', '.join(STORES)}")
+    clips = read_clips(dataset_dir, split)
+    table = read_table(Path(dataset_dir), "pairs", split)
+    decided = DIMENSIONS if dimension == "fusion" else (dimension,)
+    names = ["pair_id", "clip_a", "clip_b", f"label_{decided[0]}"]
+    rows = table.filter(table[f"in_{dimension}"]).select(names)
+    preferences = []
+    for pair_id, a, b, label in zip(*(c.to_pylist() for c in rows.columns), strict=True):
+        chosen, rejected = (a, b) if LABELS[label] == "A" else (b, a)
+        gaps = [clips[chosen].scores.get(d) - clips[rejected].scores.get(d) for d in decided]
+        preferences.append(
+            Preference(pair_id, dimension, clips[chosen], clips[rejected], min(gaps))
+        )
+    return preferences
