@@ -22,12 +22,46 @@ from ft2.errors import UsageError
 if TYPE_CHECKING:
     from ft2.generator.prepare import Speech
 
-app = typer.Typer(help="Train and evaluate the base generator.", no_args_is_help=True)
+app = typer.Typer(help="Prepare data, train and evaluate the base generator.", no_args_is_help=True)
 
 
 @app.callback()
 def _callback() -> None:
-    """Train and evaluate the base generator."""
+    """Prepare data, train and evaluate the base generator."""
+
+
+@app.command()
+def prepare(
+    videos: Annotated[
+        Path,
+        typer.Option("--videos", metavar="PATH", help="A folder, or a list of JSON objects."),
+    ],
+    args: ConfigArgs = None,
+    output: Output = Path("data/clips"),
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Cut videos of talking people into training clips; say why others are refused."""
+    from ft2.config import load_config
+    from ft2.generator.config import VideosConfig
+
+    source, overrides = split_config_args(args)
+    config = load_config(VideosConfig, source, overrides)
+    if dry_run:
+        from ft2.generator.collect import read_sources
+        from ft2.wan.weights import read_architecture
+
+        clip = read_architecture(config.model).clip
+        emit({"videos": len(read_sources(videos)), "clip": clip.model_dump()}, json)
+        return
+    from ft2.generator.collect import prepare_videos
+
+    result = prepare_videos(config, videos, output, resume=resume, progress=make_progress(quiet))
+    shown = {name: value for name, value in result.items() if name != "omega_l"}
+    emit({"output": str(output), "data": str(output / "clips"), **shown}, json)
 
 
 @app.command()

@@ -49,6 +49,31 @@ class PrepareConfig(Config):
     """Seed of the frozen random text and image encoders."""
 
 
+class VideosConfig(Config):
+    """How ``ft2 generator prepare`` cuts videos into training clips, and which it keeps."""
+
+    model: WanSpec = WanSpec()
+    """The model to be trained: its clips' size, length and rate."""
+    margin: float = Field(0.0, ge=0)
+    """Share of the aligned face crop's side that is added all around."""
+    cut_threshold: float = Field(20.0, gt=0)
+    """Mean change from frame to frame (levels, 32 x 32 grey) above which a scene ends."""
+    min_confidence: float = Field(0.9, ge=0, le=1)
+    """Least confidence of the face, in the first, middle and last frame."""
+    other_confidence: float = Field(0.6, ge=0, le=1)
+    """A second face of this confidence refuses a clip."""
+    min_scale: float = Field(0.5, gt=0)
+    """Least width of the face crop in the video, in widths of the clip."""
+    max_lost: float = Field(0.1, ge=0, le=1)
+    """Share of the frames in which the landmarks may be lost."""
+    search_seconds: float = Field(0.4, ge=0)
+    """Delays of the sound that are tried, either way."""
+    max_offset_seconds: float = Field(0.2, ge=0)
+    """Delay up to which a clip is kept."""
+    min_correlation: float = Field(0.2, ge=-1, le=1)
+    """Least correlation of mouth opening and loudness at the best delay."""
+
+
 class TrainConfig(Config):
     """Base training of the generator: one stage of the two of FantasyTalking."""
 
@@ -157,7 +182,9 @@ class GenerateConfig(Config):
     batch_size: int = Field(1, ge=1)
     """Clips that are sampled together."""
     device: str = "cpu"
-    """Where the transformer computes, ``cpu`` or ``cuda``."""
+    """Where the model computes, ``cpu`` or ``cuda``."""
+    vram: Literal[8, 16, 24, 48, 80, "auto"] | None = None
+    """Memory of the graphics card in GiB to make do with; None keeps everything on the device."""
     crf: int = Field(16, ge=0, le=51)
     """Quality of the h264 file; lower is better."""
     portrait_margin: float = Field(0.0, ge=0)

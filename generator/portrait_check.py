@@ -43,7 +43,7 @@ def portrait_psnr(model: TalkingModel, portrait: NDArray[np.uint8]) -> float:
     """Return the codec's mouth-box PSNR (dB) on the portrait drawn as a talking puppet."""
     frames = torch.from_numpy(rehearsal(portrait, model.clip))[None]
     back = model.codec.decode(model.codec.encode(frames), frames[:, 0])
-    return mouth_psnr(back[:, 1:].numpy(), frames[:, 1:].numpy())
+    return mouth_psnr(back[:, 1:].cpu().numpy(), frames[:, 1:].numpy())
 
 
 def check_portrait(

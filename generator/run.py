@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from ft2.generator.windows import (
 )
 from ft2.runs import Interrupts, Progress, hash_file, read_json, write_json
 from ft2.wan.condition import Conditioning
+from ft2.wan.memory import card_gib, encoders_of, place, plan_memory, size_gib
 from ft2.wan.model import TalkingModel
 from ft2.wan.weights import load_talking_model, read_architecture
 
@@ -78,6 +80,7 @@ def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Pa
         raise UsageError(f"the output '{output}' is not an .mp4 file", "write -o NAME.mp4")
     if output.is_dir():
         raise UsageError(f"the output '{output}' is a directory", "write -o NAME.mp4")
+    check_writable(output.parent)
     for path, name in ((portrait, "portrait"), (audio, "audio")):
         if not path.is_file():
             raise UsageError(f"the {name} '{path}' does not exist")
@@ -107,6 +110,18 @@ def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Pa
     return Inputs(picture.picture, sound, frames, starts, picture.remarks + remarks, clip)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to.
+
+    Raises:
+        UsageError: naming what is in the way.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "not a directory" if not there.is_dir() else "not writable"
+        raise UsageError(f"cannot write into '{folder}': '{there}' is {what}", "choose another -o")
+
+
 class Talker:
     """A loaded model and policy that make videos; nothing of one video is left for the next."""
 
@@ -124,8 +139,14 @@ class Talker:
         """
         check_experts(config.expert, policy)
         progress.update("load the model", 0, 1)
-        self.model = load_talking_model(config.model, config.device)
+        memory = None if config.vram is None else card_gib(config.vram, config.device)
+        device = config.device if memory is None else "cpu"
+        self.model = load_talking_model(config.model, device)
         self.policy = None if policy is None else make_policy(policy, self.model)
+        if memory is not None:
+            others = sum(size_gib(part) for part in encoders_of(self.model))
+            plan = plan_memory(memory, size_gib(self.model.dit), others)
+            place(self.model, config.device, plan)
         self.progress = progress
         progress.update("load the model", 1, 1)
 
@@ -185,7 +206,7 @@ class Talker:
         except BaseException as error:
             kept = latents.save(kept_latents(output), key)
             if isinstance(error, torch.OutOfMemoryError):
-                hint = f"use model.precision=bf16 or a smaller clip; {RESUME if kept else ''}"
+                hint = f"set vram=24 (or 16, 8), model.precision=bf16; {RESUME if kept else ''}"
                 raise RunError(f"out of memory ({error})", hint) from error
             raise
 

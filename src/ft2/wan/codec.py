@@ -131,11 +131,12 @@ class MotionCodec(nn.Module):
 
         Motion is relative to ``reference`` (uint8 [B, H, W, 3]), by default frame 0.
         """
+        frames = frames.to(self.image_mean.device)
         first = to_patches(to_unit(frames[:, :1])) - self.image_mean
         parts = [torch.einsum("bpv,pvc->bpc", first, self.image_encode)[:, None]]
         if frames.shape[1] > 1:
-            still = frames[:, 0] if reference is None else reference
-            motion = chunk_motion(frames[:, 1:], still)
+            still = frames[:, 0] if reference is None else reference.to(frames.device)
+            motion = chunk_motion(frames[:, 1:], still).to(frames.device)
             rest = self.residual(frames, still, motion)
             coded = torch.einsum("bkpv,pvc->bkpc", rest, self.residual_encode)
             parts.append(torch.cat((motion, coded), 3))
@@ -160,12 +161,12 @@ class MotionCodec(nn.Module):
 
         Without ``reference`` (uint8 [B, H, W, 3]) the picture in latent frame 0 stands in.
         """
-        x = latents.flatten(3).permute(0, 2, 3, 1).float()
+        x = latents.to(self.image_mean.device).flatten(3).permute(0, 2, 3, 1).float()
         first = torch.einsum("bpc,pcv->bpv", x[:, 0], self.image_decode) + self.image_mean
         if reference is None:
             still = to_bytes(from_patches(first, self.rows, self.columns))
         else:
-            still = reference[:, None]
+            still = reference[:, None].to(x.device)
         held = to_patches(to_unit(still)) - self.image_mean
         held = torch.einsum("bpv,pvc->bpc", held, self.image_encode)
         change = torch.einsum("bpc,pcv->bpv", x[:, 0] - held, self.image_decode)

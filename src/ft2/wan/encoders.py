@@ -149,7 +149,7 @@ def log_mel_tokens(
     mel = torch.stack([mel_frames(audio, spec.num_mels) for audio in audios])
     parts = [mel.unflatten(1, (-1, 2)).flatten(2)]
     if tower is not None:
-        parts.append(tower(mel))
+        parts.append(tower(mel.to(next(tower.parameters()).device)).to(mel))
     return torch.cat(parts, 2)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -81,11 +83,26 @@ class TalkingModel:
         self.dit, self.codec, self.space = dit, codec, space
         self.text, self.tokenizer, self.image, self.speech = text, tokenizer, image, speech
         self.num_layers = architecture.dit.num_layers
+        self.compute: torch.device | None = None
+        self.visiting: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        """Device of the transformer."""
-        return next(self.dit.parameters()).device
+        """Device on which the transformer computes (``compute``, or where its weights lie)."""
+        return self.compute or next(self.dit.parameters()).device
+
+    @contextmanager
+    def _at_work(self, part: object) -> Iterator[None]:
+        """Have a part that only visits its device (``visiting``) there while it is used."""
+        module = getattr(part, "vae", part)
+        if self.visiting is None or not isinstance(module, nn.Module):
+            yield
+            return
+        module.to(self.visiting)
+        try:
+            yield
+        finally:
+            module.to("cpu")
 
     def latent_shape(self) -> tuple[int, int, int, int]:
         """Return the shape [C, f, h, w] of one clip's latents."""
@@ -95,7 +112,8 @@ class TalkingModel:
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         """Return prompt embeddings [B, T, D], zero beyond each prompt's end."""
         spec = self.architecture.text
-        return encode_text(self.text, self.tokenizer, prompts, spec.max_tokens)
+        with self._at_work(self.text):
+            return encode_text(self.text, self.tokenizer, prompts, spec.max_tokens)
 
     def encode_audio(
         self, audios: list[NDArray[np.float32]], whole: bool = False
@@ -117,12 +135,13 @@ class TalkingModel:
                     "pad it with silence or cut it first",
                 )
         spec = self.architecture.audio
-        if spec.kind == "wav2vec2":
-            assert self.speech is not None
-            tokens = wav2vec2_tokens(self.speech, audios)
-        else:
-            assert self.speech is None or isinstance(self.speech, SpeechTower)
-            tokens = log_mel_tokens(self.speech, audios, spec)
+        with self._at_work(self.speech):
+            if spec.kind == "wav2vec2":
+                assert self.speech is not None
+                tokens = wav2vec2_tokens(self.speech, audios)
+            else:
+                assert self.speech is None or isinstance(self.speech, SpeechTower)
+                tokens = log_mel_tokens(self.speech, audios, spec)
         return heard_audio(tokens, self.clip.num_frames, whole=whole, place=spec.place)
 
     def encode_conditions(
@@ -149,7 +168,8 @@ class TalkingModel:
                 "crop it with ft2.faces.align",
             )
         audio, mask = self.encode_audio(audios, whole_audio)
-        image = encode_image(self.image, reference, self.architecture.image)
+        with self._at_work(self.image):
+            image = encode_image(self.image, reference, self.architecture.image)
         return Conditioning(
             self.image_latents(reference),
             self.encode_prompts(prompts),
@@ -182,7 +202,8 @@ class TalkingModel:
         if not repeat:
             frames[:, :count] = given
             frames[:, count:] = 127
-        latents = self.codec.encode(frames)
+        with self._at_work(self.codec):
+            latents = self.codec.encode(frames).to(self.device)
         latents = (latents - self.space.image_shift) / self.space.image_scale
         if repeat:
             latents = latents[:, :, :1].expand_as(latents)
@@ -215,14 +236,15 @@ class TalkingModel:
         """
         if not self.architecture.latent.residual:
             return 0.0
-        held = self.codec.encode(reference[:, None])
+        held = self.codec.encode(reference[:, None]).to(self.device)
         rest = torch.zeros_like(held).expand(-1, -1, self.clip.num_latent_frames - 1, -1, -1)
         return torch.cat((held, rest), 2)
 
     def encode_video(self, frames: Tensor | NDArray[np.uint8], cond: Conditioning) -> Tensor:
         """Encode clips uint8 [B, F, H, W, 3] to the transformer's latents x [B, C, f, h, w]."""
         video = torch.as_tensor(frames)
-        raw = self.codec.encode(video, cond.reference).to(self.device)
+        with self._at_work(self.codec):
+            raw = self.codec.encode(video, cond.reference).to(self.device)
         raw = raw - self._held(cond.reference)
         x: Tensor = (raw - self.space.shift) / self.space.scale
         return x
@@ -230,7 +252,8 @@ class TalkingModel:
     def decode(self, x: Tensor, cond: Conditioning) -> Tensor:
         """Decode latents x [B, C, f, h, w] to clips uint8 [B, F, H, W, 3]."""
         raw = x.float() * self.space.scale + self.space.shift + self._held(cond.reference)
-        return self.codec.decode(raw, cond.reference)
+        with self._at_work(self.codec):
+            return self.codec.decode(raw, cond.reference)
 
     def velocity(
         self,

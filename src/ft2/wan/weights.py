@@ -209,7 +209,7 @@ def load_talking_model(spec: WanSpec, device: str | torch.device = "cpu") -> Tal
 
     Args:
         spec: weights, architecture, precision.
-        device: where the transformer computes.
+        device: where it computes; ``ft2.wan.memory.place`` can put less of it there.
 
     Raises:
         UsageError: if files are missing or do not fit.
@@ -227,6 +227,8 @@ def load_talking_model(spec: WanSpec, device: str | torch.device = "cpu") -> Tal
             module.eval().requires_grad_(False)
     if spec.precision == "bf16":
         cast_transformer(model.dit)
-    model.dit.to(device)
-    model.space.to(device)
+    vae = getattr(model.codec, "vae", model.codec)
+    for module in (model.dit, model.space, model.text, model.image, model.speech, vae):
+        if isinstance(module, nn.Module):
+            module.to(device)
     return model

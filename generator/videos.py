@@ -1,0 +1,194 @@
+"""Videos of talking people -> training clips, each kept or refused for a reason.
+
+A video is cut at scene changes and into clips of the model's length. A clip is kept if it shows one
+face, found with confidence, large enough and never lost; if it has speech; and if speech and mouth
+go together. The measure of that is our own: the correlation of the mouth's opening (inner lips over
+the face's height) with the loudness of the sound, at the delay where it is highest. It is no
+SyncNet score.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ft2 import faces, media, speech
+from ft2.config import ClipFormat
+from ft2.generator.config import VideosConfig
+
+UPPER_LIP, LOWER_LIP, FOREHEAD, CHIN = 13, 14, 10, 152
+"""Landmarks: inner edges of the lips, top and bottom of the face."""
+
+CUT_FACTOR = 6.0
+"""A cut differs from the median change of the video by at least this factor."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip that was kept.
+
+    Attributes:
+        frames: uint8 [F, H, W, 3], the aligned crop of its first frame.
+        audio: float32 [S].
+        start: seconds from the beginning of the video.
+        confidence: of the face, the least of three frames.
+        correlation: of mouth and loudness at the best delay.
+        offset_seconds: that delay; positive if the sound is late.
+        face_motion: mean variance of landmarks over time, in squared face heights (omega_l, not
+            normalised).
+    """
+
+    frames: NDArray[np.uint8]
+    audio: NDArray[np.float32]
+    start: float
+    confidence: float
+    correlation: float
+    offset_seconds: float
+    face_motion: float
+
+
+def scenes(frames: NDArray[np.uint8], threshold: float) -> list[tuple[int, int]]:
+    """Return (first, end) frames of scenes without a cut.
+
+    A cut is where two neighbours, 32 x 32 and grey, differ by more than ``threshold`` levels and
+    six times the median.
+    """
+    small = np.stack([
+        cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+        for f in frames
+    ]).astype(np.float32)  # fmt: skip
+    change = np.abs(np.diff(small, axis=0)).mean((1, 2))
+    limit = max(threshold, CUT_FACTOR * float(np.median(change)) if len(change) else 0.0)
+    cuts = [0, *(np.flatnonzero(change > limit) + 1).tolist(), len(frames)]
+    return list(itertools.pairwise(cuts))
+
+
+def opening(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the mouth's opening over the face's height, [F], of landmarks [F, 478, 3]."""
+    gap = np.linalg.norm(points[:, UPPER_LIP, :2] - points[:, LOWER_LIP, :2], axis=1)
+    height = np.linalg.norm(points[:, FOREHEAD, :2] - points[:, CHIN, :2], axis=1)
+    return np.asarray(gap / np.maximum(height, 1e-6), np.float64)
+
+
+def loudness(audio: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    """Return the RMS of the sound at each of ``count`` frames, [count]."""
+    edges = np.linspace(0, len(audio), count + 1).round().astype(int)
+    power = [np.square(audio[a:b], dtype=np.float64).mean() for a, b in itertools.pairwise(edges)]
+    return np.sqrt(np.asarray(power))
+
+
+def step_together(
+    mouth: NDArray[np.float64], sound: NDArray[np.float64], most: int
+) -> tuple[float, int]:
+    """Return the highest correlation of two series [N] and its delay of the second, in steps.
+
+    Delays of up to ``most`` steps either way are tried.
+    """
+    best = (-1.0, 0)
+    for delay in sorted(range(-most, most + 1), key=abs):
+        a = mouth[max(0, -delay) : len(mouth) - max(0, delay)]
+        b = sound[max(0, delay) : len(sound) - max(0, -delay)]
+        if a.std() > 1e-9 and b.std() > 1e-9:
+            found = float(np.corrcoef(a, b)[0, 1])
+            best = max(best, (found, delay), key=lambda pair: pair[0])
+    return best
+
+
+def face_motion(points: NDArray[np.float32]) -> float:
+    """Return the mean variance of landmarks [F, 478, 3] over time, in squared face heights."""
+    height = np.linalg.norm(points[:, FOREHEAD, :2] - points[:, CHIN, :2], axis=1).mean()
+    return float((points[..., :2] / max(float(height), 1e-6)).var(axis=0).sum(axis=1).mean())
+
+
+def clip_times(first: int, end: int, fps: float, clip: ClipFormat) -> list[float]:
+    """Return where clips begin, in seconds, in a scene of frames [first, end)."""
+    count = int((end - first) / fps / clip.seconds + 1e-6)
+    return [first / fps + number * clip.seconds for number in range(count)]
+
+
+def take_clip(
+    video: media.Video, start: float, clip: ClipFormat, config: VideosConfig
+) -> Clip | str:
+    """Return the clip that begins at ``start`` seconds, or why it is refused."""
+    assert video.audio is not None
+    places = np.round((start + np.arange(clip.num_frames) / clip.fps) * video.fps).astype(int)
+    frames = video.frames[np.minimum(places, len(video.frames) - 1)]
+    first = round(start * clip.sample_rate)
+    audio = media.fit_audio(video.audio[first : first + clip.num_samples], clip.num_samples)
+    if not speech.has_speech(audio):
+        return "no speech"
+    seen = [faces.face_confidences(frames[i]) for i in (0, len(frames) // 2, -1)]
+    if not all(seen):
+        return "no face"
+    if any(len(found) > 1 and found[1] >= config.other_confidence for found in seen):
+        return "several faces"
+    confidence = min(found[0] for found in seen)
+    if confidence < config.min_confidence:
+        return f"face confidence {confidence:.2f} below {config.min_confidence:g}"
+    points = faces.track(frames)
+    known = np.asarray(~np.isnan(points).any((1, 2)), np.bool_)
+    if known.mean() < 1 - config.max_lost or not known[0]:
+        return f"face lost in {1 - known.mean():.0%} of the frames"
+    return _aligned(frames, audio, points[known], known, start, confidence, clip, config)
+
+
+def _aligned(
+    frames: NDArray[np.uint8],
+    audio: NDArray[np.float32],
+    points: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    start: float,
+    confidence: float,
+    clip: ClipFormat,
+    config: VideosConfig,
+) -> Clip | str:
+    """Crop a clip whose face is tracked (``points`` of the ``known`` frames), or say why not."""
+    from ft2.generator.inputs import portrait_box
+
+    box = portrait_box(points[0], clip, config.margin)
+    if box[2] - box[0] < config.min_scale * clip.width:
+        return f"face crop of {box[2] - box[0]:.0f} pixels, {clip.width} wanted"
+    middles = points[..., :2].mean(1)
+    inside = (middles > box[:2]) & (middles < box[2:])
+    if not inside.all():
+        return "the face leaves its crop"
+    most = round(config.search_seconds * clip.fps)
+    correlation, delay = step_together(opening(points), loudness(audio, len(frames))[known], most)
+    offset = delay / clip.fps
+    if correlation < config.min_correlation:
+        return f"mouth and speech correlate by {correlation:.2f}"
+    if abs(offset) > config.max_offset_seconds:
+        return f"the sound is {offset:+.2f} s late"
+    shown = np.stack([faces.crop(f, box, clip.width, clip.height) for f in frames])
+    return Clip(shown, audio, start, confidence, correlation, offset, face_motion(points))
+
+
+def clips_of(
+    path: Path, clip: ClipFormat, config: VideosConfig
+) -> tuple[list[Clip], list[dict[str, object]]]:
+    """Return the clips of one video that are kept, and a row with the reason for each other.
+
+    Raises:
+        UsageError: the video cannot be read or has no sound.
+    """
+    video = media.read_video(path, clip.sample_rate, need_audio=True)
+    kept: list[Clip] = []
+    refused: list[dict[str, object]] = []
+    for first, end in scenes(video.frames, config.cut_threshold):
+        times = clip_times(first, end, video.fps, clip)
+        if not times:
+            seconds = (end - first) / video.fps
+            refused.append({"start": round(first / video.fps, 3), "seconds": round(seconds, 3),
+                            "reason": f"shorter than a clip of {clip.seconds:g} s"})  # fmt: skip
+        for start in times:
+            found = take_clip(video, start, clip, config)
+            if isinstance(found, str):
+                refused.append({"start": round(start, 3), "reason": found})
+            else:
+                kept.append(found)
+    return kept, refused
