@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ft2.generator.config import GenerateConfig, TrainConfig
 from ft2.generator.sample import passes
 from ft2.wan.audio import audio_windows
 from ft2.wan.dit import TalkingTransformer
+from ft2.wan.encoders import image_encoder, text_encoder
+from ft2.wan.memory import plan_memory
 from ft2.wan.spec import Architecture, WanSpec
 from ft2.wan.weights import meta_dit, read_architecture
 
@@ -66,6 +70,13 @@ def describe_model(spec: WanSpec) -> dict[str, object]:
     }
 
 
+def encoders_gib(architecture: Architecture, value_bytes: int) -> float:
+    """Return the size of text and image encoder, from their shapes alone."""
+    with torch.device("meta"):
+        parts = (text_encoder(architecture.text), image_encoder(architecture.image))
+    return sum(p.numel() for part in parts for p in part.parameters()) * value_bytes / GIB
+
+
 def plan_generation(config: GenerateConfig, inputs: Inputs | None = None) -> dict[str, object]:
     """Return the plan of ``ft2 generate``: model, passes, memory and time (estimates).
 
@@ -82,6 +93,10 @@ def plan_generation(config: GenerateConfig, inputs: Inputs | None = None) -> dic
     )
     size = 2 if config.model.precision == "bf16" else 4
     seconds = forwards * forward_flops(architecture, count) / A100_FLOPS
+    if config.vram not in (None, "auto"):
+        others = encoders_gib(architecture, size)
+        placed = plan_memory(float(config.vram), count * size / GIB, others)
+        plan |= {"placement": placed.placement, "encoders_memory_gib": round(others, 3)}
     if inputs is not None:
         plan |= {"frames": inputs.frames, "remarks": inputs.remarks}
     return {

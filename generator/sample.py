@@ -84,9 +84,9 @@ def guided_velocity(
         if name == "negative":
             assert negative is not None
             given = cond.with_text(negative)
-        strength = audio_scale if name == "full" else 0.0
-        scale = torch.full((len(x),), strength, device=x.device)
-        part = weight * model.velocity(x, sigma, given, gate, scale)
+        silent = name != "full" or audio_scale == 0.0
+        scale = torch.full((len(x),), audio_scale, device=x.device)
+        part = weight * model.velocity(x, sigma, given, gate, scale, silent=silent)
         total = part if total is None else total + part
     assert total is not None
     return total

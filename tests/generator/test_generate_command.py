@@ -157,3 +157,7 @@ def test_full_plan_counts_the_published_parameters(capsys: pytest.CaptureFixture
     assert plan["video_tokens"] == 21504
     assert plan["audio_window"] == 15
     assert plan["forward_passes"] == 60
+    assert run("generate", "full/generate", "vram=48", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["placement"] == "encoders"
+    assert 10 < plan["encoders_memory_gib"] < 14

@@ -61,6 +61,9 @@ def test_guided_velocity_is_the_published_combination(
         got = guided_velocity(model, x, sigma, cond, negative, weights, 1.0, None)
     torch.testing.assert_close(got, u + 3 * (n - u) + 2 * (c - n), atol=1e-4, rtol=1e-4)
     assert (c - n).abs().max() > 0
+    with torch.no_grad():
+        unheard = model.velocity(x, sigma, cond, silent=True)
+    assert torch.equal(unheard, n), "without the audio branch is with a scale of 0"
 
 
 def test_audio_guidance_can_end_early() -> None:

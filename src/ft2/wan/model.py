@@ -262,6 +262,8 @@ class TalkingModel:
         cond: Conditioning,
         gate: Gate | None = None,
         audio_scale: Tensor | None = None,
+        *,
+        silent: bool = False,
     ) -> Tensor:
         """Return the velocity (noise - clean) at x, float32 [B, C, f, h, w].
 
@@ -271,6 +273,7 @@ class TalkingModel:
             cond: conditions of the batch.
             gate: expert weights, [B, num_layers, K], or shared ones; None is the base network.
             audio_scale: strength of the audio branch, [B]; None is 1, 0 is "no audio".
+            silent: do not compute the audio branch at all; equals a scale of 0.
         """
         dtype = self.dit.patch_embedding.weight.dtype
         out: Tensor = self.dit(
@@ -278,8 +281,8 @@ class TalkingModel:
             TIMESTEP_SCALE * sigma,
             cond.text.to(dtype),
             cond.image.to(dtype),
-            cond.audio.to(dtype),
-            cond.audio_mask,
+            None if silent else cond.audio.to(dtype),
+            None if silent else cond.audio_mask,
             audio_scale,
             gate,
         ).float()
