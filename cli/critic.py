@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ft2.cli import critic_ratings, critic_use
+from ft2.cli import critic_annotate, critic_ratings, critic_use
 from ft2.cli.options import (
     ConfigArgs,
     DryRun,
@@ -29,6 +29,9 @@ app.command("split")(critic_ratings.split)
 app.command("score")(critic_use.score)
 app.command("eval")(critic_use.evaluate)
 app.command("doctor")(critic_use.doctor)
+app.command("annotate")(critic_annotate.annotate)
+app.command("raters")(critic_annotate.raters)
+app.command("serve")(critic_annotate.serve)
 
 
 @app.command()

@@ -34,6 +34,15 @@ class SplitConfig(Config):
         return self
 
 
+class AnnotationConfig(Config):
+    """The annotation page."""
+
+    questions: dict[str, str] = QUESTIONS
+    """What raters are asked, by dimension."""
+    raters_per_item: int = Field(1, ge=1)
+    """How many people see each clip; those with a gold answer go to all."""
+
+
 class LoraSpec(Config):
     """The adapter on the language model; the towers stay as they are."""
 

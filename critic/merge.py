@@ -51,7 +51,7 @@ def merge(answers: Iterable[Answer]) -> Merged:
     by_rater: dict[tuple[Item, str, str], list[str]] = defaultdict(list)
     for number, answer in enumerate(answers):
         merged.counts["answers"] += 1
-        item, word = _canonical(answer)
+        item, word = canonical(answer)
         merged.facts.setdefault(item, answer)
         rater = answer.rater or f"\0{number}"
         by_rater[item, answer.dimension, rater].append(word)
@@ -74,7 +74,7 @@ def merge(answers: Iterable[Answer]) -> Merged:
     return merged
 
 
-def _canonical(answer: Answer) -> tuple[Item, str]:
+def canonical(answer: Answer) -> tuple[Item, str]:
     """Return the item and the answer as seen with its sides in alphabetical order."""
     if answer.other is None:
         return (answer.clip, None), answer.answer

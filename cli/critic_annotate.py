@@ -1,0 +1,150 @@
+"""Commands of `ft2 critic` that serve: the annotation page, its report, and the reward server."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ft2.cli.critic_ratings import OutputFile, refuse_existing
+from ft2.cli.critic_use import Adapter, Device, find_adapter
+from ft2.cli.options import Json, emit, say
+from ft2.errors import UsageError
+
+if TYPE_CHECKING:
+    from ft2.critic.annotation import Item
+
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
+Store = Annotated[Path, typer.Option("--store", metavar="FILE", help="Where the answers are kept.")]
+
+
+def annotate(
+    clips: Annotated[
+        list[Path],
+        typer.Argument(metavar="CLIP...", help="Videos, or JSONL with `clip`, `other`, `gold`."),
+    ],
+    store: Store = Path("answers.sqlite"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="raters_per_item=3, questions={...}."),
+    ] = None,
+    port: Port = 7860,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help="Part of the address; drawn anew without it."),
+    ] = None,
+) -> None:
+    """Open a page on this machine where people rate clips; the same command goes on later."""
+    import secrets
+
+    from ft2.config import load_config
+    from ft2.critic.annotation import AnswerStore
+    from ft2.critic.annotation_app import HOST, annotation_app, run
+    from ft2.critic.config import AnnotationConfig
+
+    config = load_config(AnnotationConfig, None, settings or [])
+    items = _items(clips, tuple(config.questions))
+    kept = AnswerStore(store, tuple(config.questions), config.raters_per_item)
+    kept.add(items)
+    secret = token or secrets.token_urlsafe(12)
+    app = annotation_app(kept, config.questions, Path("/"), secret)
+
+    def ready(port: int) -> None:
+        typer.echo(f"http://{HOST}:{port}/?token={secret}")
+        say(f"{len(items)} items, {config.raters_per_item} rater(s) each; answers: {store}")
+
+    run(app, port, ready)
+
+
+def _items(clips: Sequence[Path], dimensions: tuple[str, ...]) -> "list[Item]":
+    """Return the items of videos and of JSONL files, paths made absolute.
+
+    Raises:
+        UsageError: A clip is missing, or a row is not what it must be.
+    """
+    from ft2.critic.annotation import Item
+    from ft2.critic.importers import read_rows
+
+    found = []
+    for path in clips:
+        if path.suffix.lower() != ".jsonl":
+            found.append(Item(str(path.resolve())))
+            continue
+        for number, row in read_rows(path):
+            try:
+                found.append(_item(row, path.parent, dimensions))
+            except ValueError as error:
+                raise UsageError(f"{path}: row {number}: {error}") from error
+    for item in found:
+        for name in (item.clip, item.other):
+            if name is not None and not Path(name).is_file():
+                raise UsageError(f"no such clip: {name}", "give paths of video files")
+    return found
+
+
+def _item(row: Any, root: Path, dimensions: tuple[str, ...]) -> "Item":
+    from ft2.critic.annotation import Item
+    from ft2.critic.answers import CLIP_ANSWERS, PAIR_ANSWERS
+
+    facts = ("identity_id", "audio_id", "source_clip", "prompt")
+    if not isinstance(row, dict) or not isinstance(row.get("clip"), str):
+        raise ValueError('a row is {"clip": "a.mp4"}, with "other" for a pair')
+    unknown = sorted(set(row) - {"clip", "other", "gold", *facts})
+    if unknown:
+        raise ValueError(f"unknown keys: {', '.join(unknown)}")
+    gold, other = row.get("gold") or {}, row.get("other")
+    words = CLIP_ANSWERS if other is None else PAIR_ANSWERS
+    if not isinstance(gold, dict) or not set(gold) <= set(dimensions):
+        raise ValueError(f"gold is an answer per dimension, got {gold!r}")
+    if not set(gold.values()) <= set(words):
+        raise ValueError(f"a gold answer is none of {', '.join(words)}: {gold}")
+    paths = [
+        None if name is None else str((root / name).resolve()) for name in (row["clip"], other)
+    ]
+    return Item(str(paths[0]), paths[1], gold, {k: str(row[k]) for k in facts if k in row})
+
+
+def raters(
+    store: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What `ft2 critic annotate` kept.")
+    ] = Path("answers.sqlite"),
+    output: OutputFile = None,
+    json: Json = False,
+) -> None:
+    """Print each rater's answers and gold score, how far raters agree, and write the answers."""
+    from ft2.critic.annotation import AnswerStore, agreement
+    from ft2.critic.answers import write_answers
+
+    if not store.is_file():
+        raise UsageError(
+            f"there are no answers in '{store}'", "make some: ft2 critic annotate CLIP"
+        )
+    if output is not None:
+        refuse_existing(output)
+    kept = AnswerStore(store)
+    answers = kept.answers()
+    if output is not None:
+        write_answers(output, answers)
+    found = {"answers": len(answers), "agreement_alpha": agreement(answers)}
+    emit({**found, "raters": kept.report(), "output": str(output) if output else None}, json=json)
+
+
+def serve(
+    adapter: Adapter = None,
+    media: Annotated[
+        Path, typer.Option("--media", metavar="DIR", help="Clips are served from here only.")
+    ] = Path(),
+    port: Port = 5000,
+    device: Device = "cpu",
+) -> None:
+    """Serve rewards on this machine, as OpenRLHF asks for them: POST /get_reward."""
+    adapter = find_adapter(adapter)
+    if not media.is_dir():
+        raise UsageError(f"there is no folder '{media}'", "give --media DIR")
+    from ft2.critic.annotation_app import HOST, reward_app, run
+    from ft2.critic.api import TalkingCritic
+    from ft2.critic.cache import default_dir
+
+    critic = TalkingCritic.from_pretrained(adapter, device=device, cache_dir=default_dir())
+    app = reward_app(critic, media.resolve())
+    run(app, port, lambda taken: typer.echo(f"http://{HOST}:{taken}/get_reward"))

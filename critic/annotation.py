@@ -1,0 +1,247 @@
+"""Answers of raters in SQLite, kept as they come: who rates what, undo, gold clips, agreement."""
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ft2.critic.answers import CLIP_ANSWERS, PAIR_ANSWERS, Answer
+from ft2.errors import MissingExtra, UsageError
+
+TABLES = """
+create table if not exists items (
+    id integer primary key, clip text not null, other text, gold text not null, facts text not null,
+    unique (clip, other));
+create table if not exists assignments (
+    item integer references items(id), rater text not null, time text not null,
+    primary key (item, rater));
+create table if not exists answers (
+    number integer primary key autoincrement, item integer references items(id),
+    rater text not null, dimension text not null, answer text not null, time text not null,
+    unique (item, rater, dimension));
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a rater is shown: one clip, or two side by side."""
+
+    clip: str
+    other: str | None = None
+    gold: Mapping[str, str] = field(default_factory=dict)
+    """Known answers by dimension, of side A against side B; such items go to every rater."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """``identity_id``, ``audio_id``, ``source_clip``, ``prompt`` where known."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The item that a rater has before him."""
+
+    item: int
+    sides: tuple[str, ...]
+    """One clip, or left and right; which one is left depends on rater and item."""
+    answered: Mapping[str, str]
+    done: int
+    total: int
+
+
+class AnswerStore:
+    """A file with items and answers; every answer is on disk before the call returns."""
+
+    def __init__(
+        self, path: Path, dimensions: Sequence[str] = (), raters_per_item: int = 1
+    ) -> None:
+        """Open or make the file; `raters_per_item` people see each item, gold ones all people."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.dimensions, self.raters_per_item = tuple(dimensions), raters_per_item
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        try:
+            self._db.executescript("pragma journal_mode=wal; pragma synchronous=full;" + TABLES)
+        except sqlite3.DatabaseError as error:
+            raise UsageError(f"'{path}' is no store of answers: {error}") from error
+
+    def add(self, items: Iterable[Item]) -> None:
+        """Add items that are not there yet."""
+        for item in items:
+            known = "select 1 from items where clip = ? and other is ?"
+            if self._db.execute(known, (item.clip, item.other)).fetchone() is None:
+                facts = (json.dumps(dict(item.gold)), json.dumps(dict(item.facts)))
+                insert = "insert into items (clip, other, gold, facts) values (?, ?, ?, ?)"
+                self._db.execute(insert, (item.clip, item.other, *facts))
+
+    def task(self, rater: str) -> Task | None:
+        """Return what the rater is to judge now: what is open, else the next item; None: all done.
+
+        The order differs from rater to rater. An item goes to as many raters as the store wants.
+        """
+        with self._lock:
+            number = self._open_item(rater) or self._next_item(rater)
+            if number is None:
+                return None
+            row = "insert or ignore into assignments values (?, ?, ?)"
+            self._db.execute(row, (number, rater, _now()))
+            clip, other = self._sides(number, rater)
+            said = "select dimension, answer from answers where item = ? and rater = ?"
+            answered = dict(self._db.execute(said, (number, rater)).fetchall())
+            done = len(self._finished(rater))
+            sides = (clip,) if other is None else (clip, other)
+            return Task(number, sides, answered, done, done + self._left(rater))
+
+    def answer(self, rater: str, item: int, dimension: str, answer: str) -> None:
+        """Keep an answer; a second one to the same question replaces the first.
+
+        Raises:
+            UsageError: The rater was not given this item, or the answer is none of its words.
+        """
+        with self._lock:
+            given = "select 1 from assignments where item = ? and rater = ?"
+            if self._db.execute(given, (item, rater)).fetchone() is None:
+                raise UsageError(f"item {item} was not given to '{rater}'")
+            pair = self._sides(item, rater)[1] is not None
+            words = PAIR_ANSWERS if pair else CLIP_ANSWERS
+            if answer not in words or dimension not in self.dimensions:
+                raise UsageError(f"'{answer}' to '{dimension}' is none of {', '.join(words)}")
+            insert = (
+                "insert into answers (item, rater, dimension, answer, time) values (?, ?, ?, ?, ?) "
+                "on conflict do update set answer = excluded.answer, time = excluded.time"
+            )
+            self._db.execute(insert, (item, rater, dimension, answer, _now()))
+
+    def undo(self, rater: str) -> bool:
+        """Take back the answers to the last item that the rater touched; False when there is none.
+
+        That item is then open again.
+        """
+        with self._lock:
+            last = (
+                "select item from answers where rater = ? order by time desc, number desc limit 1"
+            )
+            row = self._db.execute(last, (rater,)).fetchone()
+            if row is None:
+                return False
+            opened = self._open_item(rater)
+            if opened is not None and opened != row[0]:
+                drop = "delete from assignments where item = ? and rater = ?"
+                self._db.execute(drop, (opened, rater))
+            self._db.execute("delete from answers where item = ? and rater = ?", (row[0], rater))
+            return True
+
+    def answers(self) -> list[Answer]:
+        """Return all answers but those to gold items, with the sides as they were shown."""
+        return [answer for answer, gold in self._records() if not gold]
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return per rater the number of answers, of unsure ones, and the share right on gold."""
+        rows: dict[str, dict[str, Any]] = {}
+        for answer, gold in self._records():
+            row = rows.setdefault(
+                answer.rater, {"rater": answer.rater, "answers": 0, "unsure": 0, "gold": []}
+            )
+            row["answers"] += 1
+            row["unsure"] += answer.answer == "unsure"
+            if answer.dimension in gold:
+                row["gold"].append(gold[answer.dimension] == answer.answer)
+        for row in rows.values():
+            right = row.pop("gold")
+            row["gold_answers"] = len(right)
+            row["gold_right"] = sum(right) / len(right) if right else None
+        return [rows[name] for name in sorted(rows)]
+
+    def _records(self) -> list[tuple[Answer, dict[str, str]]]:
+        query = (
+            "select items.id, rater, dimension, answer, time, gold, facts from answers "
+            "join items on items.id = answers.item order by number"
+        )
+        found = []
+        for item, rater, dimension, answer, time, gold, facts in self._db.execute(query).fetchall():
+            clip, other = self._sides(item, rater)
+            known = json.loads(gold)
+            if other is not None and self._swapped(item, rater):
+                known = {d: {"A": "B", "B": "A"}.get(word, word) for d, word in known.items()}
+            record = Answer(
+                clip, dimension, answer, other=other, rater=rater, time=time, given=answer,
+                **json.loads(facts),
+            )  # fmt: skip
+            found.append((record, known))
+        return found
+
+    def _sides(self, item: int, rater: str) -> tuple[str, str | None]:
+        clip, other = self._db.execute(
+            "select clip, other from items where id = ?", (item,)
+        ).fetchone()
+        return (other, clip) if other is not None and self._swapped(item, rater) else (clip, other)
+
+    @staticmethod
+    def _swapped(item: int, rater: str) -> bool:
+        return _hash(f"side {item} {rater}") % 2 == 1
+
+    def _finished(self, rater: str) -> list[int]:
+        query = "select item from answers where rater = ? group by item having count(*) >= ?"
+        return [row[0] for row in self._db.execute(query, (rater, len(self.dimensions)))]
+
+    def _open_item(self, rater: str) -> int | None:
+        query = "select item from assignments where rater = ? order by time, item"
+        done = set(self._finished(rater))
+        given = [row[0] for row in self._db.execute(query, (rater,))]
+        return next((item for item in given if item not in done), None)
+
+    def _candidates(self, rater: str) -> list[tuple[int, int, bool]]:
+        """Return (item, raters so far, gold) of the items that the rater was not given."""
+        query = (
+            "select id, (select count(*) from assignments where item = id), gold from items "
+            "where id not in (select item from assignments where rater = ?)"
+        )
+        rows = [(i, n, gold != "{}") for i, n, gold in self._db.execute(query, (rater,))]
+        return [row for row in rows if row[2] or row[1] < self.raters_per_item]
+
+    def _next_item(self, rater: str) -> int | None:
+        rows = self._candidates(rater)
+        found = sorted(rows, key=lambda row: _hash(f"{row[0]} {rater}"))
+        return found[0][0] if found else None
+
+    def _left(self, rater: str) -> int:
+        return len(self._candidates(rater)) + (self._open_item(rater) is not None)
+
+
+def _hash(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def agreement(answers: Sequence[Answer]) -> dict[str, float | None]:
+    """Return Krippendorff's alpha of each dimension: 1 is full agreement, 0 is chance.
+
+    Unsure counts as no answer; None where no item was rated twice, or all answers are the same.
+    """
+    try:
+        import krippendorff
+    except ImportError as error:
+        raise MissingExtra("krippendorff", "app") from error
+    from ft2.critic.merge import canonical
+
+    found: dict[str, float | None] = {}
+    for dimension in sorted({answer.dimension for answer in answers}):
+        units: dict[Any, list[str]] = {}
+        for answer in answers:
+            if answer.dimension == dimension and answer.answer != "unsure":
+                item, word = canonical(answer)
+                units.setdefault(item, []).append(word)
+        words = sorted({word for said in units.values() for word in said})
+        counts = [[said.count(word) for word in words] for said in units.values()]
+        enough = len(words) > 1 and any(sum(row) > 1 for row in counts)
+        found[dimension] = (
+            float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
+            if enough
+            else None
+        )
+    return found
