@@ -28,6 +28,27 @@ DatasetDir = Annotated[
 
 
 @app.command()
+def plan(
+    output: Output,
+    config: ConfigArgs = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Expand portraits x sounds x prompts into conditions.jsonl, capped and fair to every face."""
+    from ft2.config import load_config
+    from ft2.nsq.plan import PlanConfig, expand, summarise, write_conditions
+    from ft2.runs import check_output
+
+    source, overrides = split_config_args(config)
+    conditions = expand(load_config(PlanConfig, source, overrides))
+    if not dry_run:
+        check_output(output, resume=False)
+        write_conditions(conditions, output / "conditions.jsonl")
+        say(f"wrote {output / 'conditions.jsonl'}; next: ft2 nsq build")
+    emit(summarise(conditions), json)
+
+
+@app.command()
 def build(
     output: Output,
     config: ConfigArgs = None,
