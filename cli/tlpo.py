@@ -1,8 +1,7 @@
 """Commands of `ft2 tlpo`."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,11 +18,11 @@ from ft2.cli.options import (
     say,
     split_config_args,
 )
+from ft2.cli.tlpo_policies import compare, export, merge
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
     from ft2.tlpo.config import ExpertConfig, FusionConfig
-    from ft2.tlpo.experts import ExpertName
 
 app = typer.Typer(help="Train experts and the fusion gate.", no_args_is_help=True)
 
@@ -111,68 +110,5 @@ def cache(
     emit({"output": str(output), **plan, **result}, json)
 
 
-@app.command()
-def export(
-    policy: Annotated[
-        Path, typer.Option("--policy", metavar="DIR", help="An expert's run, or a policy.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The safetensors file to write.")
-    ],
-    form: Annotated[
-        str, typer.Option("--format", help="comfyui (diffusers too), kohya or diffsynth.")
-    ] = "comfyui",
-    dry_run: DryRun = False,
-    json: Json = False,
-) -> None:
-    """Write an expert, or a policy's average over the noise levels, as one LoRA for others."""
-    from typing import get_args
-
-    from ft2.tlpo.export import ExportFormat, export_lora, export_tensors, load_mix
-
-    if form not in get_args(ExportFormat):
-        raise UsageError(f"unknown format '{form}'", f"one of {', '.join(get_args(ExportFormat))}")
-    if output.exists():
-        raise UsageError(f"the output '{output}' already exists", "choose another --output")
-    if dry_run:
-        tensors, left_out = export_tensors(load_mix(policy), form)  # type: ignore[arg-type]
-        size = sum(t.numel() * t.element_size() for t in tensors.values())
-        emit({"tensors": len(tensors), "bytes": size, "left_out": len(left_out)}, json)
-        return
-    result = export_lora(policy, form, output)  # type: ignore[arg-type]
-    lost = result["left_out"]
-    if lost["linears"]:  # type: ignore[index]
-        say(f"left out, because {form} has no place for it: {lost}")
-    emit(result, json)
-
-
-@app.command()
-def merge(
-    output: Output,
-    expert: Annotated[
-        list[Path],
-        typer.Option("--expert", metavar="DIR", help="An expert's run; give one a dimension."),
-    ],
-    weight: Annotated[float, typer.Option("--weight", help="Constant weight of every expert.")] = 2
-    / 3,
-    dry_run: DryRun = False,
-    json: Json = False,
-) -> None:
-    """Join experts with one constant weight into a policy, as a baseline of the gate."""
-    from ft2.tlpo.experts import expert_dimension, find_adapter
-    from ft2.tlpo.policy import save_policy
-
-    found: dict[ExpertName, Path] = {}
-    for path in expert:
-        adapter = find_adapter(path)
-        name = expert_dimension(adapter)
-        if name in found:
-            raise UsageError(f"two {name} experts: {found[name]} and {adapter}")
-        found[name] = adapter
-    if output.exists():
-        raise UsageError(f"the output '{output}' already exists", "choose another --output")
-    result = {"experts": {name: str(path) for name, path in found.items()}, "weight": weight}
-    if not dry_run:
-        save_policy(output, found, weight)
-        say(f"use it with: ft2 generate --policy {output}")
-    emit({"output": str(output), **result}, json)
+for _command in (merge, export, compare):
+    app.command()(_command)

@@ -35,7 +35,9 @@ svg .far { text-anchor: end; } svg .end { font-size: 11px; }
 svg .grid { stroke: var(--rule); fill: none; }
 svg .ref { stroke: var(--muted); stroke-dasharray: 3 3; fill: none; }
 svg .curve { fill: none; stroke: var(--hue); stroke-width: 1.8; }
-svg .dashed .curve { stroke-dasharray: 5 4; } svg rect { fill: var(--hue); }
+svg .dashed .curve { stroke-dasharray: 5 4; } svg rect, svg circle { fill: var(--hue); }
+svg .whisker { stroke: var(--hue); stroke-width: 2; opacity: .7; }
+svg .name, svg .value { text-anchor: end; } svg .value { font-size: 11px; }
 """
 
 _CHARTS: tuple[tuple[str, str, tuple[str, ...], float | None], ...] = (
@@ -77,15 +79,19 @@ def write_run_report(
             chart = charts.heat(gate, name, f"gate weights of the {name} expert")
             parts.append(f"<figure><b>{escape(name)}</b>{chart}</figure>")
         parts += ["</div>"]
-    page = (
+    write_atomic(run / REPORT_FILE, page(title, parts))
+    return run / REPORT_FILE
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """Return a whole HTML page with the style of the charts."""
+    return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
         + "\n".join(parts)
         + "</body></html>\n"
     )
-    write_atomic(run / REPORT_FILE, page)
-    return run / REPORT_FILE
 
 
 def _summary(result: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tlpo_toys import TARGETS, toy_model
 
 from ft2.__main__ import main
@@ -82,3 +83,60 @@ def test_merge_writes_a_static_policy(tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert call("tlpo", "merge", *given, given[0], given[1], "-o", str(tmp_path / "twice")) == 2
     assert "two quality experts" in capsys.readouterr().err
+
+
+def test_merge_takes_a_weight_each_or_a_switch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = toy_model()
+    install_experts(model.dit, TARGETS, 2, 2, 2)
+    for index, name in enumerate(("quality", "motion")):
+        save_expert(model.dit, index, tmp_path / name / "adapter", {"dimension": name})
+    given = ["--expert", str(tmp_path / "quality"), "--expert", str(tmp_path / "motion")]
+    each, switch = tmp_path / "each", tmp_path / "switch"
+    assert call("tlpo", "merge", *given, "--weight", "0.25", "--weight", "1", "-o", str(each)) == 0
+    assert read_json(each / "policy.json")["gate"]["weights"] == [1.0, 0.25]
+    assert call("tlpo", "merge", *given, "--switch", "0.4", "-o", str(switch)) == 0
+    from ft2.tlpo.policy import load_policy
+
+    gate = load_policy(switch, toy_model()).gate(torch.tensor([0.1, 0.39, 0.41, 1.0]))
+    assert gate[:, 1].tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
+    capsys.readouterr()
+    for wrong, message in (
+        (["--switch", "0.4", "--switch", "0.2"], "rising"),
+        (["--switch", "1.5"], "between 0 and 1"),
+        (["--weight", "1", "--weight", "1", "--weight", "1"], "3 weights for 2"),
+        (["--weight", "1", "--switch", "0.4"], "exclude"),
+    ):
+        assert call("tlpo", "merge", *given, *wrong, "-o", str(tmp_path / "x")) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_compare_checks_its_inputs_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("validation", "test"):
+        row = {"condition_id": f"{name}1", "identity_id": "a", "audio_id": "b", "prompt": "",
+               "portrait": "p.png", "audio": "a.wav", "split": "test"}  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        (tmp_path / "p.png").touch()
+        (tmp_path / "a.wav").touch()
+    (tmp_path / "nsq").mkdir()
+    given = [f"dataset={tmp_path / 'nsq'}", f"validation={tmp_path / 'validation.jsonl'}"]
+    test = f"test={tmp_path / 'test.jsonl'}"
+    out = str(tmp_path / "out")
+    assert call("tlpo", "compare", *given, test, "-n", "--json", "-o", out) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["seeds"] == [0, 1, 2]
+    assert plan["trainings"] == 3 * (3 + 5 + 3)
+    assert plan["clips"] == 3 * (14 + 6) + 2
+    both = f"test={tmp_path / 'validation.jsonl'}"
+    for wrong, message in (
+        ([test, "methods=[gait]"], "gait"),
+        ([both], "both in validation and in test"),
+        (["test=nowhere.jsonl"], "nowhere.jsonl does not exist"),
+    ):
+        assert call("tlpo", "compare", *given, *wrong, "-o", out) == 2
+        assert message in capsys.readouterr().err
+    assert not Path(out).exists()

@@ -1,0 +1,137 @@
+"""A comparison of methods, judged by the ground truth of puppets (`ft2 tlpo compare`)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ft2.cli.compare_config import CompareConfig
+from ft2.cli.demo_evaluate import COLUMNS, score_policy
+from ft2.config import load_config
+from ft2.errors import UsageError
+from ft2.files import write_atomic, write_json
+from ft2.generator.config import GenerateConfig
+from ft2.generator.sample import Sampler
+from ft2.pairs import DIMENSIONS, read_conditions
+from ft2.report import charts
+from ft2.report.data import Estimate, ScoreRow
+from ft2.runs import Progress, RunDir
+from ft2.tlpo.compare import BASE, METHODS, Bench, Method, Rows, compare, markdown
+from ft2.tlpo.config import ExpertConfig, FusionConfig
+from ft2.tlpo.report import page
+
+if TYPE_CHECKING:
+    from ft2.tlpo.policy import Policy
+
+Split = Literal["validation", "test"]
+
+
+def methods_of(settings: CompareConfig) -> dict[str, Method]:
+    """Return the methods with what the config sweeps."""
+    return {
+        name: replace(METHODS[name], candidates=settings.sweep.get(name, METHODS[name].candidates))
+        for name in settings.methods
+    }
+
+
+def check_inputs(settings: CompareConfig) -> dict[str, Any]:
+    """Return the plan of a comparison, refusing missing files before anything loads.
+
+    Raises:
+        UsageError: A file is missing, or a test condition is also one of validation.
+    """
+    for path in (settings.dataset, settings.validation, settings.test):
+        if not path.exists():
+            raise UsageError(f"{path} does not exist", "set dataset, validation and test")
+    ids = {
+        split: {c.condition_id for c in read_conditions(path)}
+        for split, path in (("validation", settings.validation), ("test", settings.test))
+    }
+    shared = ids["validation"] & ids["test"]
+    if shared:
+        raise UsageError(
+            f"{len(shared)} conditions are both in validation and in test: {sorted(shared)[0]}",
+            "what is chosen on validation may not be measured on it",
+        )
+    methods, runs = methods_of(settings), len(settings.seeds)
+    tried = sum(len(m.candidates) for m in methods.values() if len(m.candidates) > 1)
+    clips = len(methods) * len(ids["test"]) + tried * len(ids["validation"])
+    return {
+        "methods": list(methods),
+        "seeds": list(settings.seeds),
+        "test_conditions": len(ids["test"]),
+        "validation_conditions": len(ids["validation"]),
+        "trainings": runs * (3 + sum(len(m.candidates) for m in methods.values()
+                                     if m.kind in ("single", "gate"))),
+        "clips": len(settings.samples) * (runs * clips + sum(map(len, ids.values()))),
+    }  # fmt: skip
+
+
+def run_compare(
+    settings: CompareConfig, output: Path, *, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """Train, sample and judge everything; write ``table.json``, ``table.md``, ``report.html``."""
+    from ft2.wan.weights import load_talking_model
+
+    run = RunDir.open(output, config=settings, resume=resume)
+    if run.result is not None:
+        return run.result
+    family, extra = settings.family, settings.overrides
+    cache = settings.cache or output / "cache"
+    data = [f"dataset={settings.dataset}", f"cache={cache}"]
+
+    def overrides(name: str) -> list[str]:
+        return [*extra.get(name, []), *data]
+
+    generate = load_config(GenerateConfig, f"{family}/generate", extra.get("generate", []))
+    experts = {
+        d: load_config(ExpertConfig, f"{family}/expert-{d}", overrides(f"expert-{d}"))
+        for d in DIMENSIONS
+    }
+    fusion = load_config(FusionConfig, f"{family}/fusion", overrides("fusion"))
+    model = load_talking_model(generate.model, generate.device)
+    files: dict[Split, Path] = {"validation": settings.validation, "test": settings.test}
+
+    def score(name: str, policy: "Policy | None", split: Split) -> Rows:
+        conditions = read_conditions(files[split])
+        folder = output / "clips" / split / name
+
+        def clips() -> dict[tuple[str, int], Path]:
+            sampler = Sampler(model, generate, policy, name)
+            made = sampler.generate(conditions, settings.samples, folder)
+            return {(clip.condition_id, clip.seed): clip.video for clip in made}
+
+        found = score_policy(name, conditions, clips, folder, model.clip, progress)
+        return [{**row, "group": row["utterance"]} for row in found]
+
+    bench = Bench(experts, fusion, model, score, output, COLUMNS, progress)
+    table = compare(bench, methods_of(settings), settings.seeds)
+    write_json(output / "table.json", table)
+    write_atomic(output / "table.md", markdown(table, COLUMNS))
+    write_atomic(output / "report.html", report_page(table))
+    run.finish(table)
+    return table
+
+
+def report_page(table: dict[str, Any]) -> str:
+    """Return the table's page: one chart of differences to the base for each column."""
+    parts = ["<h1>Methods compared</h1>"]
+    parts += [
+        f'<p class="note">Difference to the base on {table["conditions"]} held-out conditions, '
+        f"{len(table['seeds'])} training seeds, 95 % intervals over utterances.</p>",
+        '<div class="charts">',
+    ]
+    for column in COLUMNS:
+        rows = [
+            ScoreRow(name, {column: _estimate(cells[column])})
+            for name, cells in table["difference_to_base"].items()
+            if column in cells
+        ]  # fmt: skip
+        chart = charts.dots(rows, column, f"{column}: difference to {BASE}")
+        parts.append(f"<figure><b>{escape(column)}</b>{chart}</figure>")
+    return page("Methods compared", [*parts, "</div>"])
+
+
+def _estimate(cell: Mapping[str, Any]) -> Estimate:
+    return Estimate(cell["value"], cell["low"], cell["high"], cell["n"])

@@ -1,0 +1,44 @@
+"""Config of `ft2 tlpo compare`."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from ft2.config import Config
+from ft2.tlpo.compare import METHODS
+
+
+class CompareConfig(Config):
+    """Methods against each other on one dataset."""
+
+    family: str = "nano"
+    """Presets of experts, gate and sampling."""
+    dataset: Path = Path("runs/nsq")
+    """Talking-NSQ directory to train on (`ft2 nsq build`)."""
+    cache: Path | None = None
+    """Encoded dataset; None is `cache` in the output."""
+    validation: Path = Path("runs/validation-conditions.jsonl")
+    """Conditions on which what is swept is chosen."""
+    test: Path = Path("runs/test-conditions.jsonl")
+    """Conditions of the table; none may be in training or validation."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """What is compared."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Training seeds; every method is trained anew for each."""
+    samples: tuple[int, ...] = Field((0,), min_length=1)
+    """Noise seeds of every condition."""
+    sweep: dict[str, list[dict[str, str | int | float | bool]]] = Field(default_factory=dict)
+    """For a method, sets of config keys of which the best on validation is taken."""
+    overrides: dict[str, list[str]] = Field(default_factory=dict)
+    """KEY=VALUE changes by preset: expert-motion, expert-lip, expert-quality, fusion, generate."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "CompareConfig":
+        unknown = [n for n in (*self.methods, *self.sweep) if n not in METHODS]
+        if unknown:
+            raise ValueError(f"unknown method {unknown[0]!r}; one of {', '.join(METHODS)}")
+        presets = ("expert-motion", "expert-lip", "expert-quality", "fusion", "generate")
+        wrong = [name for name in self.overrides if name not in presets]
+        if wrong:
+            raise ValueError(f"no preset {wrong[0]!r} in a comparison; one of {', '.join(presets)}")
+        return self

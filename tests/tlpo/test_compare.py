@@ -1,0 +1,119 @@
+"""The comparison's machinery on a toy world, where a policy's score is read off its latents."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tlpo_toys import SHAPE, World, expert_config, merit, sample, toy_conditioning
+
+from ft2.errors import UsageError
+from ft2.runs import read_json
+from ft2.tlpo.compare import (
+    METHODS,
+    Bench,
+    Method,
+    changed,
+    compare,
+    make_policy,
+    markdown,
+    mean_gain,
+    summarise,
+)
+from ft2.tlpo.config import DpoConfig, FusionConfig
+from ft2.tlpo.policy import Policy, load_policy
+
+COLUMNS = ("motion", "lip", "quality")
+
+
+def bench_of(world: World, folder: Path, asked: list[tuple[str, str]]) -> Bench:
+    experts = {d: expert_config(world, d, steps=2) for d in COLUMNS}
+    experts = {
+        d: changed(c, {"loop.eval_pairs": 2, "loop.eval_every": 2}) for d, c in experts.items()
+    }
+    shared = experts["motion"].model_dump(exclude={"stage", "dimension", "lora"})
+    fusion = FusionConfig(**{**shared, "dpo": DpoConfig(beta=60)})
+
+    def score(name: str, policy: Policy | None, split: str) -> list[dict[str, object]]:
+        asked.append((name, split))
+        cond = toy_conditioning(6, seed=77 if split == "test" else 78)
+        noise = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(1))
+        made = sample(world.model, cond, noise, None if policy is None else policy.gate)
+        scores = {c: merit(made, i).tolist() for i, c in enumerate(COLUMNS)}
+        return [
+            {"condition": f"c{i}", "seed": 0, "group": i // 2, **{c: scores[c][i] for c in COLUMNS}}
+            for i in range(6)
+        ]
+
+    return Bench(experts, fusion, world.model, score, folder, COLUMNS)
+
+
+def test_every_method_of_the_table_is_trained_and_judged(world: World, tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+    bench = bench_of(world, tmp_path, asked)
+    methods = {
+        name: METHODS[name]
+        for name in ("dpo", "merge tuned", "switch", "gate", "gate average",
+                     "gate without timestep")
+    }  # fmt: skip
+    table = compare(bench, methods, [0])
+    assert list(table["scores"]) == ["base", *methods]
+    assert table["conditions"] == 6
+    for name in methods:
+        for column in COLUMNS:
+            cell = table["difference_to_base"][name][column]
+            assert cell["low"] <= cell["value"] <= cell["high"]
+            assert cell["num_groups"] == 3
+            assert 0 <= table["wins"][name][column]["value"] <= 1
+    tests = [name for name, split in asked if split == "test"]
+    assert sorted(tests) == sorted(["base", *(f"{n.replace(' ', '-')}-0" for n in methods)])
+    sweep = table["chosen"]["merge tuned"][0]
+    best = max(sweep["sweep"], key=lambda entry: entry["validation_gain"])
+    assert sweep["changes"] == best["changes"]
+    single = read_json(tmp_path / "seed-0/dpo-0/result.json")
+    assert single["steps"] == 8
+    assert single["dimension"] == "mixed"
+    text = markdown(table, COLUMNS)
+    assert text.count("\n| ") == len(methods) + 1
+    asked.clear()
+    again = compare(bench, methods, [0])
+    assert again["scores"] == table["scores"]
+    assert [name for name, _ in asked] == ["base", "base"]  # the rest was kept
+
+    switch = load_policy(tmp_path / "seed-0/switch-0", world.model)
+    weights = switch.gate(torch.tensor([0.1, 0.5, 0.9]))[:, 0]
+    assert weights.tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    gate = load_policy(tmp_path / "seed-0/gate-0", world.model)
+    mean = gate.gate(torch.linspace(0.02, 1, 50)).mean(0)
+    average = load_policy(tmp_path / "seed-0/gate-average-0", world.model)
+    torch.testing.assert_close(average.gate(torch.tensor([0.3]))[0], mean, rtol=1e-5, atol=1e-5)
+    flat = load_policy(tmp_path / "seed-0/gate-without-timestep-0", world.model)
+    two = flat.gate(torch.tensor([0.1, 0.9]))
+    assert torch.equal(two[0], two[1])
+
+
+def rows(values: list[float], run: int = 0) -> list[dict[str, object]]:
+    return [
+        {"condition": i, "seed": 0, "group": i, "run": run, "motion": v}
+        for i, v in enumerate(values)
+    ]
+
+
+def test_differences_are_paired_and_ties_are_half_a_win() -> None:
+    base, ours = [0.0, 1.0, 2.0, 3.0], [1.0, 1.0, 3.0, 2.0]
+    table = summarise({"base": rows(base), "x": rows(ours)}, ["motion"])
+    assert table["difference_to_base"]["x"]["motion"]["value"] == pytest.approx(0.25)
+    assert table["wins"]["x"]["motion"]["value"] == pytest.approx(2.5 / 4)
+    deviation = torch.tensor(base).std(unbiased=False)
+    assert mean_gain(rows(ours), rows(base), ["motion"]) == pytest.approx(0.25 / float(deviation))
+
+
+def test_wrong_changes_are_refused(world: World, tmp_path: Path) -> None:
+    bench = bench_of(world, tmp_path, [])
+    with pytest.raises(UsageError, match=r"dpo\.betta"):
+        changed(bench.fusion, {"dpo.betta": 3})
+    with pytest.raises(UsageError, match="beta"):
+        changed(bench.fusion, {"dpo.beta": -3})
+    with pytest.raises(UsageError, match="seeds"):
+        compare(bench, {}, [])
+    with pytest.raises(UsageError, match="edges"):
+        make_policy(bench, Method("switch", {"edges": (0.5,)}), {}, 0, tmp_path / "x")
