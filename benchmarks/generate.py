@@ -36,7 +36,7 @@ from ft2.faces import mouth_slice
 from ft2.generator.config import GenerateConfig, GuidanceConfig, LongConfig
 from ft2.generator.sample import generate_batch, guided_velocity, passes
 from ft2.generator.windows import sample_long, window_audio, window_starts
-from ft2.lora.fused import FusedLinear
+from ft2.lora import FusedLinear, SharedGate, install_experts, remove_experts
 from ft2.lora.merge import merged_weight
 from ft2.puppet import identities, world
 from ft2.wan.condition import Conditioning
@@ -200,8 +200,26 @@ def measure_speed(model: TalkingModel, config: GenerateConfig, repeats: int) -> 
         taken = seconds(lambda g=given, k=keys, s=settings: generate_batch(model, g, k, s),
                         max(1, repeats // 2))  # fmt: skip
         found[f"windows_a_second_batch_{size}"] = round(size / taken, 3)
+    found |= nano_policy(model, cond.repeat(16), repeats)
     found["peak_memory_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return found
+
+
+@torch.no_grad()
+def nano_policy(model: TalkingModel, cond: Conditioning, repeats: int) -> dict[str, float]:
+    """Time a nano pass of 16 clips with three experts of rank 16, merged and beside the base."""
+    targets = [f"{a}.to_{x}" for a in ("attn1", "attn2") for x in "qkv"]
+    install_experts(model.dit, [*targets, "ffn.net.0.proj", "ffn.net.2"], 3, 16, 16.0)
+    x = torch.randn(16, *model.latent_shape(), generator=torch.Generator().manual_seed(0))
+    sigma, gate = torch.full((16,), 0.5), torch.full((16, model.num_layers, 3), 0.5)
+    base = seconds(lambda: model.velocity(x, sigma, cond), repeats)
+    merged = seconds(lambda: model.velocity(x, sigma, cond, SharedGate(gate[0])), repeats)
+    beside = seconds(lambda: model.velocity(x, sigma, cond, gate), repeats)
+    remove_experts(model.dit)
+    return {
+        "nano_policy_merged_over_base": round(merged / base, 3),
+        "nano_policy_beside_over_base": round(beside / base, 3),
+    }
 
 
 def measure_drift(

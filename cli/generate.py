@@ -1,6 +1,7 @@
 """The command `ft2 generate`."""
 
 from collections.abc import Callable, Sequence
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,9 @@ def generate(
     audio: Annotated[
         Path | None, typer.Option("--audio", metavar="SOUND", help="A sound or video file.")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="What is seen, in words.")
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option("--policy", metavar="DIR", help="An expert or fusion run; default: the base."),
@@ -66,6 +70,8 @@ def generate(
     from ft2.generator.config import GenerateConfig
 
     source, overrides = split_config_args(args)
+    if prompt is not None:
+        overrides.append(f"prompt={dumps(prompt)}")
     _check_together(portrait, audio, policy, rows, again, source)
     source = source or "nano/generate"
     if again is not None:
@@ -167,11 +173,14 @@ def _judge(critic: Path | None, config: "GenerateConfig") -> "Judge | None":
         return None
     if config.num_seeds < 2:
         raise UsageError("--critic chooses among several videos", "set num_seeds, such as 8")
+    from ft2.critic.adapter import read_card
+
+    folder = critic / "adapter" if (critic / "adapter").is_dir() else critic
+    read_card(folder)
 
     def score(paths: Sequence[Path]) -> Any:
         from ft2.critic.score import CriticScorer
 
-        folder = critic / "adapter" if (critic / "adapter").is_dir() else critic
         return CriticScorer(folder, device=config.device).score(paths)
 
     return score

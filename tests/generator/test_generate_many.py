@@ -103,8 +103,17 @@ def test_the_best_by_a_judge_is_kept_and_all_scores_are_recorded(
     assert record["video_sha256"] == record["candidates"][1]["video_sha256"]
 
 
-def test_a_critic_without_several_seeds_is_refused(run: Run, tmp_path: Path) -> None:
-    assert run("-o", str(tmp_path / "x.mp4"), "--critic", str(tmp_path)) == 2
+def test_a_critic_is_checked_before_anything_is_made(run: Run, tmp_path: Path) -> None:
+    critic = ("--critic", str(tmp_path))
+    assert run("-o", str(tmp_path / "x.mp4"), *critic) == 2, "it needs several seeds"
+    assert run("-o", str(tmp_path / "x.mp4"), *critic, "num_seeds=2") == 2, "and an adapter"
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_the_prompt_is_an_option(run: Run, tmp_path: Path) -> None:
+    assert run("-o", str(tmp_path / "a.mp4"), "--prompt", "a = b: c", "guidance.audio=1") == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["config"]["prompt"] == "a = b: c"
 
 
 @pytest.mark.parametrize("setting", ["expert.lip=1.2", "expert.motion=0"])

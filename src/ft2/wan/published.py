@@ -164,5 +164,5 @@ def load_published(spec: WanSpec, architecture: Architecture, directory: Path) -
         UMT5EncoderModel.from_pretrained(directory / "text_encoder", **local),
         AutoTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True),
         CLIPVisionModel.from_pretrained(directory / "image_encoder", **local),
-        Wav2Vec2Model.from_pretrained(directory / "wav2vec2", **local),
+        Wav2Vec2Model.from_pretrained(directory / "wav2vec2", local_files_only=True).float(),
     )
