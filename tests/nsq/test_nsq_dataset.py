@@ -147,3 +147,21 @@ def read_pairs_table(folder: Path, split: str) -> list[dict[str, object]]:
     from ft2.pairs import read_table
 
     return read_table(folder, "pairs", split).to_pylist()
+
+
+def test_shard_of_another_schema_and_a_damaged_one_are_refused(dataset: Path) -> None:
+    import pyarrow as pa
+
+    from ft2.errors import UsageError
+
+    path = sorted((dataset / "data" / "pairs").glob("train-*"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_pairs(dataset, "lip")
+    with pa.OSFile(str(path), "wb") as file:
+        old = pa.table({"pair_id": ["x"]}).replace_schema_metadata({"ft2_schema": "1"})
+        with pa.ipc.new_stream(file, old.schema) as writer:
+            writer.write_table(old)
+    with pytest.raises(UsageError, match="has schema 1, this ft2 reads 2"):
+        read_pairs(dataset, "lip")

@@ -17,6 +17,7 @@ from ft2.pairs.records import (
     Scores,
     Store,
 )
+from ft2.pairs.schema import SCHEMA_VERSION
 
 Table = Literal["clips", "pairs", "motion", "lip", "quality", "fusion"]
 _MEDIA = ["video", "audio", "reference"]
@@ -40,11 +41,25 @@ def shard_paths(dataset_dir: Path, table: Table, split: str) -> list[Path]:
 
 
 def read_table(dataset_dir: Path, table: Table, split: str) -> pa.Table:
-    """Return a whole table, memory-mapped (media stay on disk until a value is read)."""
+    """Return a whole table, memory-mapped (media stay on disk until a value is read).
+
+    Raises:
+        UsageError: no such dataset or split, a damaged shard, or one of another schema.
+    """
     tables = []
     for path in shard_paths(dataset_dir, table, split):
-        with pa.memory_map(str(path)) as source:
-            tables.append(pa.ipc.open_stream(source).read_all())
+        try:
+            with pa.memory_map(str(path)) as source:
+                found = pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid as error:
+            raise UsageError(f"{path} cannot be read: {error}", "see ft2 nsq validate") from error
+        version = (found.schema.metadata or {}).get(b"ft2_schema", b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            raise UsageError(
+                f"{path} has schema {version}, this ft2 reads {SCHEMA_VERSION}",
+                "build the dataset anew: ft2 nsq build",
+            )
+        tables.append(found)
     return pa.concat_tables(tables)
 
 
