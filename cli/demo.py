@@ -58,6 +58,9 @@ def demo(
     source, overrides = split_config_args(config)
     given = {"portrait": portrait, "audio": audio, "seed": seed}
     overrides += [f"{key}={_yaml(value)}" for key, value in given.items() if value is not None]
+    recorded = output / "config.yaml"
+    if resume and source is None and recorded.is_file():
+        source = str(recorded)
     settings = load_config(DemoConfig, source or "nano/demo", overrides)
     plan = _plan(settings, output)
     if dry_run:
@@ -109,14 +112,16 @@ def run_demo(
         UsageError: an input is wrong, or the directory is not free.
         Interrupted: a signal came; the hint says how to go on.
     """
+    from ft2.cli.demo_checks import check_extras, check_inputs
     from ft2.cli.demo_configs import GENERATE_FILE, stage_configs
-    from ft2.cli.demo_stages import STAGES, Demo, check_inputs
+    from ft2.cli.demo_stages import STAGES, Demo
     from ft2.config import dump_yaml
     from ft2.errors import Interrupted
     from ft2.runs import Interrupts, RunDir, check_output, read_json, write_atomic, write_json
 
     check_output(output, resume=resume)
     configs = stage_configs(settings, output)
+    check_extras(configs)
     check_inputs(settings, configs)
     run = RunDir.open(output, config=settings, resume=resume)
     if run.result is not None:

@@ -1,5 +1,6 @@
 """The configs of the demo's stages: presets, the demo's paths and seed, and given overrides."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from ft2.tlpo.config import ExpertConfig, FusionConfig
 
 GENERATE_FILE = "generate.yaml"
 """How the demo samples, written into its directory for the single commands."""
+
+AGAIN = "again"
+"""Folder for what the single commands write, beside what the demo wrote."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,16 @@ def stage_configs(settings: DemoConfig, output: Path) -> StageConfigs:
 def _commands(
     names: Mapping[str, str], changes: Mapping[str, list[str]], output: Path
 ) -> dict[str, str]:
-    """Return the command line that runs each stage alone, with the very same config."""
+    """Return the command line that runs each stage alone, with the very same config.
+
+    Each reads what the demo wrote and writes a directory of its own.
+    """
     verbs = {"critic": "critic train", "nsq": "nsq build"}
     lines = {}
     for preset, given in changes.items():
         if preset == "generate":
             continue
         verb = verbs.get(preset, "tlpo train")
-        lines[preset] = f"ft2 {verb} {names[preset]} {' '.join(given)} -o {output / preset}"
+        words = ["ft2", *verb.split(), names[preset], *given, "-o", str(output / AGAIN / preset)]
+        lines[preset] = shlex.join(words)
     return lines

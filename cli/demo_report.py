@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ft2.cli import demo_evaluate as evaluation
 from ft2.cli.demo_clips import pair_examples, samples
-from ft2.errors import UsageError
+from ft2.cli.demo_page import commands, made_files, notes
+from ft2.cli.demo_table import CRITIC_ROWS
 from ft2.pairs import DIMENSIONS, Condition, read_conditions
 from ft2.report import (
-    Command,
     Curve,
     Estimate,
     Expert,
-    FileEntry,
     GateMap,
     Report,
     ScoreRow,
@@ -28,14 +27,6 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Any]
 
-CRITIC_ROWS = {
-    "majority": "always the commoner answer",
-    "untrained": "untrained critic",
-    "critic": "trained critic",
-    "audio_removed": "trained, sound removed",
-    "audio_swapped": "trained, another clip's sound",
-    "generated": "trained, on generated clips",
-}
 JUDGES = {
     "motion": "Minus the departure from natural head motion: too rough, too still, repeated. "
     "0 is natural; higher is better.",
@@ -70,9 +61,9 @@ def make_report(demo: "Demo", results: Results) -> Path:
         scores=rows,
         scores_note=_scores_note(demo, conditions),
         judges=JUDGES,
-        files=_files(demo.output),
-        commands=_commands(demo),
-        notes=_notes(demo),
+        files=made_files(demo.output),
+        commands=commands(demo),
+        notes=notes(),
     )
     return write_report(report, demo.output / "report.html")
 
@@ -130,14 +121,17 @@ def _stages(results: Results) -> list[Stage]:
 
 
 def _trained(demo: "Demo", results: Results) -> list[Trained]:
+    from ft2.lora import expert_parameters
+
     critic, tlpo = results["critic"]["result"]["train"], results["tlpo"]["result"]
     own = results["ratings"]["result"]["own-train.jsonl"]
-    dit = sum(p.numel() for p in demo.model.dit.parameters())
+    experts = sum(p.numel() for p in expert_parameters(demo.model.dit))
+    dit = sum(p.numel() for p in demo.model.dit.parameters()) - experts
     rows = [
         Trained(
             "Base generator",
-            "Puppet clips of training faces and voices, half of them with defects; came with "
-            "the package",
+            "Puppet clips of training faces and voices; motion, lips and picture of each spoiled "
+            "with probability one half, independently; came with the package",
             f"{dit / 1e6:.1f} M parameters",
             None,
         ),
@@ -169,7 +163,7 @@ def _critic(result: Mapping[str, Any]) -> list[ScoreRow]:
         ScoreRow(
             label,
             {d: _estimate(v) for d, v in result["accuracy"][row].items() if v is not None},
-            highlight=row == "critic",
+            highlight=row in ("critic", "generated"),
         )
         for row, label in CRITIC_ROWS.items()
     ]
@@ -178,8 +172,9 @@ def _critic(result: Mapping[str, Any]) -> list[ScoreRow]:
 def _critic_note(table: Mapping[str, Any]) -> str:
     swapped = table["rows"]["audio_swapped_detected"].get("lip")
     text = (
-        f"Share of right answers on {table['clips']} clips of {table['identities']} faces and "
-        f"{table['utterances']} utterances that no training saw."
+        f"Share of right answers on {table['clips']} clips of {table['identities']} variations of "
+        f"one photographed face and {table['utterances']} utterances that no training saw; the "
+        "rows of generated clips likewise, on clips that the base made."
     )
     if swapped:
         share = swapped["accuracy"]["value"]
@@ -232,7 +227,7 @@ def _gate(demo: "Demo") -> GateMap:
 
 def _scores_note(demo: "Demo", conditions: Sequence[Condition]) -> str:
     faces = len({c.identity_id for c in conditions})
-    people = f"{faces} {'face' if faces == 1 else 'faces'}"
+    people = f"{faces} variations of one photographed face"
     seeds = "one clip" if demo.settings.test_seeds == 1 else f"{demo.settings.test_seeds} clips"
     return (
         f"Means over {len(conditions)} held-out conditions ({people}, other sentences and "
@@ -241,71 +236,3 @@ def _scores_note(demo: "Demo", conditions: Sequence[Condition]) -> str:
         "are 95 % intervals, bootstrap over utterances. The dashed "
         "line is the base. Merges run all three experts at one constant strength, without a gate."
     )
-
-
-def _files(output: Path) -> list[FileEntry]:
-    entries = {
-        "ratings/ratings.jsonl": "rated clips: what the critic learned from and is measured on",
-        "world/conditions.jsonl": "portraits and speech that candidates were made for",
-        "critic/adapter": "the trained critic (PEFT)",
-        "nsq/README.md": "card of the preference data",
-        "nsq/data": "pairs and clips as Arrow shards; datasets.load_dataset reads the folder",
-        "expert-motion/adapter": "the motion expert (PEFT)",
-        "expert-lip/adapter": "the lip expert (PEFT)",
-        "expert-quality/adapter": "the quality expert (PEFT)",
-        "fusion/policy": "the policy: experts and gate; give it to ft2 generate --policy",
-        "evaluation": "every clip of every policy, and its scores",
-        "result.json": "all figures of this page",
-    }
-    for name in entries:
-        if name != "result.json" and not (output / name).exists():
-            raise UsageError(f"{output / name} is missing", "run the demo anew")
-    return [FileEntry(str(output / name), what) for name, what in entries.items()]
-
-
-def _commands(demo: "Demo") -> list[Command]:
-    lines, output = demo.configs.commands, demo.output
-    world = output / "world"
-    example = read_conditions(world / "test-conditions.jsonl")[0]
-    return [
-        Command(
-            "Rated clips (one of the jobs; train, dev and test each)",
-            f"ft2 puppet build --split train --clips 60 --seed {100 * demo.settings.seed} "
-            f"-o {world / 'ratings-train-00'}",
-        ),
-        Command("Train the critic", lines["critic"]),
-        Command(
-            "Measure it",
-            f"ft2 critic eval {output / 'ratings/ratings.jsonl'} "
-            f"--adapter {output / 'critic/adapter'}",
-        ),
-        Command("Generate candidates, judge and pair them", lines["nsq"]),
-        *(Command(f"Train the {d} expert", lines[f"expert-{d}"]) for d in DIMENSIONS),
-        Command("Train the gate", lines["fusion"]),
-        Command(
-            "Make a clip",
-            f"ft2 generate {output / 'generate.yaml'} --portrait {example.portrait} "
-            f"--audio {example.audio} --policy {output / 'fusion'} -o clip.mp4",
-        ),
-    ]
-
-
-def _notes(demo: "Demo") -> list[str]:
-    return [
-        "The base generator of the nano family is deliberately imperfect: it was trained on clean "
-        "and on defective clips, so that preferences have something to improve. The gains here "
-        "say that the method works at this scale; they say nothing about the size of gains on a "
-        "full-size model.",
-        "The ratings are not people's: defects of known kind and strength were put into rendered "
-        "clips, and a clip is rated No on the dimension that was spoiled. Generated clips were "
-        "rated by the ground-truth judges: Yes above the median of such clips, No below, the "
-        "middle fifth not at all.",
-        "The faces are photographs moved by a renderer, at 64 pixels. The models know such faces "
-        "only.",
-        "One run, one seed: intervals cover the choice of clips and utterances, not the luck of "
-        "training. Try --seed 1.",
-        "The ground-truth judges also rated the critic's generated clips, so they are not "
-        "independent of what the policy was trained for. The landmark judge is.",
-        "The critic is asked by its own threshold per dimension, fitted on ratings of a third "
-        "group of faces.",
-    ]

@@ -54,28 +54,6 @@ class Demo:
         }
 
 
-def check_inputs(settings: DemoConfig, configs: StageConfigs) -> None:
-    """Refuse a portrait or speech of the user's that the models do not serve.
-
-    Raises:
-        UsageError: a missing file, no face, no sound, or a face that the codec cannot return.
-    """
-    if settings.portrait is None or settings.audio is None:
-        return
-    from ft2.cli.options import say
-    from ft2.generator.run import check_inputs as check_files
-    from ft2.generator.run import check_portrait
-    from ft2.wan.weights import load_talking_model
-
-    config = configs.generate
-    files = (Path(settings.portrait), Path(settings.audio))
-    inputs = check_files(config, *files, Path("own.mp4"))
-    for remark in inputs.remarks:
-        say(remark)
-    model = load_talking_model(config.model, config.device)
-    check_portrait(model, inputs.portrait, config.min_portrait_psnr)
-
-
 def world(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
     """Make rated clips for the critic, and conditions for pairs and evaluation."""
     from ft2.cli.demo_world import CONDITIONS, OWN_FILES, RATINGS, make_world
@@ -123,6 +101,8 @@ def critic(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
     generated = measure(own, adapter, progress=demo.progress)
     accuracy = {row: _accuracy(cells) for row, cells in table["rows"].items()}
     accuracy["generated"] = _accuracy(generated["rows"]["critic"])
+    for row in ("majority", "untrained", "audio_removed", "audio_swapped"):
+        accuracy[f"generated_{row}"] = _accuracy(generated["rows"][row])
     found = ", ".join(
         f"{d} {accuracy['untrained'][d]['value']:.2f} to {accuracy['critic'][d]['value']:.2f}"
         for d in DIMENSIONS

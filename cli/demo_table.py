@@ -5,12 +5,19 @@ from typing import Any
 
 from ft2.pairs import DIMENSIONS
 
-_CRITIC_ROWS = {
-    "majority": "  majority answer",
-    "untrained": "  untrained",
-    "critic": "  trained",
-    "generated": "  trained, on generated clips",
+CRITIC_ROWS = {
+    "majority": "majority answer",
+    "untrained": "untrained",
+    "critic": "trained",
+    "audio_removed": "trained, sound removed",
+    "audio_swapped": "trained, another clip's sound",
+    "generated_majority": "generated clips: majority answer",
+    "generated_untrained": "generated clips: untrained",
+    "generated": "generated clips: trained",
+    "generated_audio_removed": "generated clips: sound removed",
+    "generated_audio_swapped": "generated clips: another's sound",
 }
+"""Rows of the critic's accuracy: key in result.json and label."""
 
 
 def table_text(result: Mapping[str, Any]) -> str:
@@ -41,9 +48,9 @@ def _rows(result: Mapping[str, Any], columns: list[str]) -> list[list[str]]:
         return [label, *((values or {}).get(column, "") for column in columns)]
 
     rows = [row("critic: accuracy on held-out clips")]
-    for key, label in _CRITIC_ROWS.items():
+    for key, label in CRITIC_ROWS.items():
         accuracy: dict[str, str] = {d: _estimate(result["critic"][key][d]) for d in DIMENSIONS}
-        rows.append(row(label, accuracy))
+        rows.append(row(f"  {label}", accuracy))
     pairs: dict[str, str] = {d: str(result["pairs"][d]) for d in DIMENSIONS}
     rows.append(row("pairs", pairs))
     experts: dict[str, str] = {d: _estimate(result["experts"][d]["held_out"]) for d in DIMENSIONS}

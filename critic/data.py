@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ft2.critic.names import Negative
 from ft2.errors import UsageError
+from ft2.files import read_lines
 from ft2.pairs import DIMENSIONS
 
 Split = Literal["train", "dev", "test"]
@@ -38,6 +40,8 @@ class Rating:
     source: str
     """Who rated: ``puppet`` (known defects), ``judges`` (ground truth of generated clips) or
     ``human``."""
+    spoilt: tuple[Negative, int] | None = None
+    """Defect that is put into the clip when it is read, and its seed."""
 
     @property
     def videos(self) -> tuple[Path]:
@@ -76,8 +80,7 @@ def holds_pairs(path: Path) -> bool:
     """Return whether a ratings file rates pairs of clips: its first line decides."""
     if not path.is_file():
         return False
-    with path.open(encoding="utf-8") as file:
-        first = next((line for line in file if line.strip()), "")
+    first = next((line for line in read_lines(path) if line.strip()), "")
     return '"video_a"' in first
 
 
@@ -98,7 +101,7 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         raise UsageError(
             f"there is no ratings file {path}", "make one with `ft2 puppet build` or annotate clips"
         )
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -195,8 +198,8 @@ def _parse(
     video = path.parent / str(row["video"])
     if not video.is_file():
         raise UsageError(f"{where}: there is no video {video}")
-    names = (str(row[key]) for key in ("identity_id", "audio_id", "split", "source"))
-    return Rating(video, labels, *names)
+    face, voice, split, source = (str(row[key]) for key in KEYS[1:])
+    return Rating(video, labels, face, voice, split, source)
 
 
 def _is_answer(label: object, numbers: bool) -> bool:

@@ -65,6 +65,21 @@ def write_json(path: str | Path, value: object) -> None:
     write_atomic(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 text file.
+
+    Raises:
+        UsageError: It is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"'{path}' is not a text file: byte {error.start} is not UTF-8",
+            "give a file with one JSON object a line",
+        ) from error
+
+
 def read_json(path: str | Path) -> Any:
     """Return the value in a JSON file.
 

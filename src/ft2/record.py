@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "transformers", "diffusers", "peft", "deepspeed", "numpy",
 def record_command(path: Path, argv: list[str]) -> None:
     """Write ``command.json``; a resume is added to the first command's record."""
     now = {
-        "argv": argv,
+        "argv": ["ft2", *argv[1:]] if argv[:1] and argv[0].endswith("__main__.py") else argv,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "directory": str(Path.cwd()),
         "python": platform.python_version(),

@@ -126,7 +126,13 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
             return cls(path)
         check_output(path, resume=resume)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"cannot make the run directory '{path}': {error.strerror}",
+                "choose another --output",
+            ) from error
         _lock(path)
         if (path / "config.yaml").exists():
             _compare(path / "config.yaml", config)

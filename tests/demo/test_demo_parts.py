@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from ft2.cli import demo_evaluate as evaluation
 from ft2.cli.demo_config import DemoConfig, WorldConfig
-from ft2.cli.demo_table import table_text
+from ft2.cli.demo_table import CRITIC_ROWS, table_text
 from ft2.cli.demo_world import jobs_of, merge_lines
-from ft2.config import ClipFormat, load_config
-from ft2.errors import UsageError
+from ft2.config import ClipFormat, dump_yaml, load_config
+from ft2.errors import MissingExtra, UsageError
 from ft2.pairs import DIMENSIONS
 
 SIZES = WorldConfig(
@@ -110,7 +110,7 @@ def fake_result() -> dict[str, object]:
     rows = {"base": fake_rows(0.0), "policy": fake_rows(0.5, seed=1)}
     accuracy = {d: {"value": 0.875, "low": 0.8, "high": 0.9, "n": 300} for d in DIMENSIONS}
     return {
-        "critic": dict.fromkeys(("majority", "untrained", "critic", "generated"), accuracy),
+        "critic": dict.fromkeys(CRITIC_ROWS, accuracy),
         "pairs": {"motion": 101, "lip": 102, "quality": 103, "fusion": 50},
         "experts": {d: {"held_out": None} for d in DIMENSIONS},
         **evaluation.summarise(rows),
@@ -146,6 +146,32 @@ def test_directory_that_is_there_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])
     assert isinstance(result.exception, UsageError)
     assert "already exists" in result.exception.message
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("deepspeed", "train"), ("mediapipe", "face"), ("pocketsphinx", "speech")]
+)
+def test_a_module_that_a_late_stage_needs_is_missed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+) -> None:
+    from ft2.cli import app, demo_checks
+
+    monkeypatch.setattr(demo_checks, "find_spec", lambda name: None if name == module else True)
+    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo")])
+    assert isinstance(result.exception, MissingExtra)
+    assert extra in result.exception.hint
+    assert not (tmp_path / "demo").exists()
+
+
+def test_resume_takes_the_recorded_settings(tmp_path: Path) -> None:
+    from ft2.cli import app
+
+    out = tmp_path / "demo"
+    out.mkdir()
+    settings = load_config(DemoConfig, "nano/demo", ["seed=7", "world.test_conditions=9"])
+    (out / "config.yaml").write_text(dump_yaml(settings))
+    result = CliRunner().invoke(app, ["demo", "-o", str(out), "--resume", "-n", "--json"])
+    assert json.loads(result.stdout)["seed"] == 7
 
 
 @pytest.mark.parametrize("kind", ["missing", "no face", "no sound"])

@@ -36,7 +36,9 @@ COLUMNS = ("critic", "pairs", "experts", "scores", "difference_to_base")
 
 
 def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "ft2", "demo", "-o", str(out), *TINY, *more]
+    """A resume gives no settings again: the hint of an interruption does not either."""
+    settings = [] if "--resume" in more else TINY
+    return [sys.executable, "-m", "ft2", "demo", "-o", str(out), *settings, *more]
 
 
 def run(out: Path, *more: str) -> subprocess.CompletedProcess[str]:

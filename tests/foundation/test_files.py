@@ -15,6 +15,7 @@ from ft2.files import (
     hash_file,
     load_tensors,
     read_json,
+    read_lines,
     save_tensors,
     write_atomic,
     write_json,
@@ -134,3 +135,12 @@ def test_damaged_weights_are_refused(tmp_path: Path, damage: str):
         path.write_bytes({"empty": b"", "cut": blob[:-8], "text": b"hello, world"}[damage])
     with pytest.raises(UsageError, match=r"w\.safetensors"):
         load_tensors(path)
+
+
+def test_a_picture_is_not_lines_of_text(tmp_path: Path):
+    path = tmp_path / "ratings.jsonl"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(UsageError, match="not a text file"):
+        read_lines(path)
+    path.write_text("a\nb\n", encoding="utf-8")
+    assert read_lines(path) == ["a", "b"]

@@ -17,7 +17,7 @@ from report_fakes import DIMENSIONS, fake_report, score_rows
 
 from ft2.errors import RunError
 from ft2.report import Curve, Estimate, GateMap, Report, ScoreRow, render_report, write_report
-from ft2.report.charts import dots, heat, lines, nice_ticks, number
+from ft2.report.charts import colour_range, dots, heat, lines, nice_ticks, number
 
 BROWSER = next(
     (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
@@ -84,6 +84,21 @@ def test_lines_rise_upwards_and_skip_what_is_no_number() -> None:
     assert len(ys) == 3
     assert (ys[0] - ys[1]) == pytest.approx(ys[1] - ys[2], abs=0.2)
     assert ys[0] > ys[2]
+
+
+def test_a_curve_below_the_usual_range_widens_the_axis() -> None:
+    curve = Curve("training", [0, 10], [0.2, 0.9])
+    chart = lines([curve], "lip", "accuracy", reference=0.5, limits=(0.4, 1.0), height=132)
+    ends = [float(y) for y in re.findall(r"[\d.]+,([\d.]+)", chart)]
+    assert ends
+    assert max(ends) <= 132 - 22 + 1e-6
+
+
+def test_a_nearly_constant_gate_stays_pale() -> None:
+    low, high = colour_range([0.65, 0.68])
+    assert high - low == pytest.approx(0.2)
+    assert (low + high) / 2 == pytest.approx(0.665)
+    assert colour_range([0.1, 0.9]) == (0.1, 0.9)
 
 
 def test_heat_cells_grow_stronger_with_the_weight() -> None:

@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from ft2.errors import UsageError
+from ft2.files import read_lines
 from ft2.pairs.records import Condition
 
 _NAMES = {f.name for f in fields(Condition)}
@@ -22,11 +23,12 @@ def read_conditions(path: Path | str) -> list[Condition]:
     if not path.is_file():
         raise UsageError(
             f"no conditions file {path}",
-            hint="write one object a line; see ft2 nsq build --help",
+            hint=f"write one JSON object a line with {', '.join(sorted(_REQUIRED))}; "
+            "`ft2 puppet build --conditions N` makes some",
         )
     conditions: dict[str, Condition] = {}
     problems = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:

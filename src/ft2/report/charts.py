@@ -82,15 +82,16 @@ def lines(
     curves: Sequence[Curve], column: str, description: str, *, reference: float | None = None,
     limits: tuple[float, float] | None = None, height: int = 132,
 ) -> str:  # fmt: skip
-    """Return a line chart of curves over training steps; `reference` is a dashed level."""
+    """Return a line chart of curves over training steps; `reference` is a dashed level.
+
+    `limits` are shown at least; the axis grows with the data.
+    """
     values = [v for c in curves for v in c.values if math.isfinite(v)]
     steps = [s for c in curves for s in c.steps]
     if not values:
         return ""
-    low, high = limits or (
-        min([*values, reference or values[0]]),
-        max([*values, reference or values[0]]),
-    )
+    shown = [*values, *(limits or ()), *([] if reference is None else [reference])]
+    low, high = min(shown), max(shown)
     ticks = nice_ticks(low, high, 3)
     left, right, top, bottom = 36, 44, 8, height - 22
     x = _scale(min(steps), max(max(steps), min(steps) + 1), left, WIDTH - right)
@@ -123,15 +124,22 @@ def _line(curve: Curve, x: "_Scale", y: "_Scale", column: str, label_y: float, r
     )
 
 
+def colour_range(weights: Sequence[float], least: float = 0.2) -> tuple[float, float]:
+    """Return the least and greatest weight, widened to `least`, so that noise stays pale."""
+    low, high = min(weights), max(weights)
+    extra = max(0.0, least - (high - low)) / 2
+    return low - extra, high + extra
+
+
 def heat(gate: GateMap, column: str, description: str) -> str:
     """Return a heat map of one expert's gate weights: timestep across, layer down.
 
-    All experts share one colour range, from the least to the greatest weight of the gate.
+    All experts share one colour range (`colour_range` of all weights).
     """
     rows = gate.weights[column]
     every = [w for table in gate.weights.values() for row in table for w in row]
-    low, high = min(every), max(every)
-    span = max(high - low, 1e-9)
+    low, high = colour_range(every)
+    span = high - low
     left, top, bottom_space = 34, 6, 42
     cell_w = (WIDTH - left) / len(gate.timesteps)
     cell_h = min(24.0, 168 / len(rows))

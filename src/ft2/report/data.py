@@ -58,6 +58,12 @@ class ScoreRow:
     delta: Mapping[str, Estimate] = field(default_factory=dict)
     """Paired difference to the base on the same conditions."""
 
+    @property
+    def clips(self) -> str:
+        """Return how many clips the values stand on: one number, or the range of several."""
+        counts = sorted({value.n for value in self.values.values() if value.n})
+        return "\u2013".join(str(n) for n in (counts[:1] + counts[1:][-1:])) or "\u2013"
+
 
 @dataclass(frozen=True)
 class PairExample:

@@ -35,6 +35,7 @@ def render_report(report: Report) -> str:
         score_charts=_score_charts(report),
         expert_charts=_expert_charts(report),
         gate_charts=_gate_charts(report),
+        gate_range=_gate_range(report),
     )
 
 
@@ -78,6 +79,13 @@ def _expert_charts(report: Report) -> dict[str, tuple[Markup, Markup]]:
         )
         shown[name] = (Markup(loss), Markup(accuracy))  # noqa: S704
     return shown
+
+
+def _gate_range(report: Report) -> tuple[float, float]:
+    """Return the least and greatest weight of the gate; (0, 0) without one."""
+    tables = report.gate.weights.values() if report.gate else ()
+    every = [weight for table in tables for row in table for weight in row]
+    return min(every, default=0.0), max(every, default=0.0)
 
 
 def _gate_charts(report: Report) -> dict[str, Markup]:
