@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,6 +161,11 @@ def _write_shard(path: Path, clips: Sequence[Clip], rows: list[dict[str, Any]]) 
     save_tensors(path, tensors, {"clips": json.dumps(rows)})
 
 
+def kind_of(reason: str) -> str:
+    """Return a reason without its file and numbers, so that equal kinds can be counted."""
+    return re.sub(r"[-+]?\d[\d.]*%?", "N", re.sub(r"\S*/\S*", "FILE", reason))
+
+
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return counts, reasons, and omega_l of every clip: its face motion brought to [0, 1].
 
@@ -167,9 +173,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     rows = [row for record in records for row in record["kept"]]
     reasons = Counter(
-        "".join(c for c in str(row["reason"]).split(":")[0] if not c.isdigit()).strip()
-        for record in records
-        for row in record["refused"]
+        kind_of(str(row["reason"])) for record in records for row in record["refused"]
     )
     motion = np.array([row["face_motion"] for row in rows])
     low, high = (motion.min(), motion.max()) if len(motion) else (0.0, 1.0)

@@ -247,6 +247,7 @@ def face_confidences(image: Image) -> list[float]:
 def _face_detector() -> Any:
     """Return this thread's short-range face detector, made once and warmed up in silence."""
     if not hasattr(_local, "detector"):
+        warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
         with _quiet():
             try:
                 from mediapipe.python.solutions.face_detection import FaceDetection

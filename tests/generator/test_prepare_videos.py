@@ -10,7 +10,7 @@ import pytest
 from ft2 import media
 from ft2.__main__ import main
 from ft2.config import ClipFormat
-from ft2.generator.collect import read_sources
+from ft2.generator.collect import kind_of, read_sources
 from ft2.generator.config import VideosConfig
 from ft2.generator.data import read_clips
 from ft2.generator.videos import (
@@ -136,6 +136,11 @@ def test_a_scene_that_is_too_short_has_a_row(videos: Path) -> None:
     kept, refused = clips_of(short, CLIP, VideosConfig())
     assert kept == []
     assert "shorter than a clip of 1.68 s" in str(refused[0]["reason"])
+
+
+def test_reasons_are_counted_by_their_kind() -> None:
+    assert kind_of("no sound in /a b/c-1.mp4") == kind_of("no sound in /a b/d.mp4")
+    assert kind_of("face confidence 0.85 below 0.9") == "face confidence N below N"
 
 
 def test_lists_are_checked_line_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
