@@ -12,7 +12,7 @@ from ft2.errors import UsageError
 if TYPE_CHECKING:
     from ft2.critic.score import CriticScorer
     from ft2.nsq.config import NsqConfig
-    from ft2.nsq.judging import LazyScorer
+    from ft2.nsq.judging import LazyScorer, StoredOnly
     from ft2.nsq.protocols import Generator
 
 _BITS_PER_PIXEL = 0.2
@@ -56,10 +56,12 @@ def plan_build(settings: "NsqConfig") -> dict[str, Any]:
 
 def _inputs(settings: "NsqConfig") -> list[tuple[str, Path]]:
     """Return what a build needs, each with the words that say it is missing."""
-    wanted = [
-        (f"the conditions {settings.conditions} (ft2 nsq plan)", Path(settings.conditions)),
-        (f"the critic {settings.critic} (ft2 critic train)", Path(settings.critic)),
-    ]
+    wanted = [(f"the conditions {settings.conditions} (ft2 nsq plan)", Path(settings.conditions))]
+    if _stored_critic(settings) is None:
+        critic = Path(settings.critic)
+        wanted += [(f"the critic {settings.critic} (ft2 critic train)", critic)]
+    elif settings.store is not None:
+        wanted += [(f"the score store {settings.store}", Path(settings.store))]
     policies = [settings.policy, *settings.more_policies]
     wanted += [(f"the policy {p} (ft2 tlpo train)", Path(p)) for p in policies if p is not None]
     return wanted + [(f"the manifest {path}", Path(path)) for path in settings.folders]
@@ -152,15 +154,28 @@ def load_scorer(settings: "NsqConfig") -> "CriticScorer":
     return scorer
 
 
-def lazy_scorer(settings: "NsqConfig") -> "LazyScorer":
-    """Return the same critic, loaded by whichever process first needs it.
+def _stored_critic(settings: "NsqConfig") -> str | None:
+    """Return NAME of ``critic: store:NAME``, "" of ``critic: store``, None of a directory."""
+    kind, _, name = settings.critic.partition(":")
+    return name if kind == "store" else None
+
+
+def lazy_scorer(settings: "NsqConfig") -> "LazyScorer | StoredOnly":
+    """Return the critic, loaded by whichever process first needs it, or only its stored scores.
 
     Raises:
-        UsageError: there is no trained critic.
+        UsageError: there is no trained critic, or a store has several and none is named.
     """
     from ft2.critic.adapter import read_card
-    from ft2.nsq.judging import LazyScorer
+    from ft2.nsq.judging import LazyScorer, StoredOnly
+    from ft2.nsq.store import ScoreStore
 
+    name = _stored_critic(settings)
+    if name is not None:
+        if settings.store is None:
+            raise UsageError(f"critic={settings.critic} needs a store", "name it: store=FILE")
+        with ScoreStore(Path(settings.store)) as store:
+            return StoredOnly(name or store.only_critic())
     path = _adapter(settings)
     read_card(path)
     return LazyScorer(f"critic {fingerprint(path)}", partial(load_scorer, settings))

@@ -120,7 +120,8 @@ class NsqConfig(Config):
     folders: tuple[str, ...] = ()
     """Manifests (JSON lines: file, condition_id, model, seed) of clips that other models made."""
     critic: str
-    """Directory of a trained critic (the output of `ft2 critic train`)."""
+    """Directory of a trained critic (the output of `ft2 critic train`); ``store`` asks none and
+    takes the scores in `store`, of its only critic or of the named one: ``store:NAME``."""
     critic_batch_size: int = Field(16, ge=1)
     """Clips that the critic judges together."""
     critic_device: str = "cpu"

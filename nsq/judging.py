@@ -49,6 +49,26 @@ class LazyScorer:
         return {**self.__dict__, "_loaded": None}
 
 
+class StoredOnly:
+    """A `Scorer` that never judges: every clip must have its scores in the store already."""
+
+    def __init__(self, name: str) -> None:
+        """Keep the name of the critic whose scores count."""
+        self.name = name
+
+    def score(self, paths: Sequence[Path]) -> list[Scores]:
+        """Refuse.
+
+        Raises:
+            RunError: always, with how many clips have no scores.
+        """
+        raise RunError(
+            f"{self.name!r} has no scores in the store for {len(paths)} clips, "
+            f"such as {paths[0].name}",
+            "judge them where the critic is, with the same store=FILE, or set critic=DIR",
+        )
+
+
 @dataclass(frozen=True)
 class Judge:
     """The scoring stage: a batch of files in, verdicts out. Runs in any process."""

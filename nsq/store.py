@@ -128,7 +128,7 @@ class ScoreStore:
         raise UsageError(
             f"{self.path} holds the scores of {len(critics)} critics"
             + (f": {names}" if names else ""),
-            "scores of different critics do not compare: name one with critic=NAME",
+            "scores of different critics do not compare: name one with critic=store:NAME",
         )
 
     def _verdict(self, row: tuple[float | None, float | None, float | None, str | None],

@@ -299,3 +299,29 @@ def test_prompt_or_source_clip_in_two_splits_is_refused(
     Path(config.conditions).write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UsageError, match=rf"{field} 'the same' .*test \(c4\), train \(c0\)"):
         build(config, tmp_path / "a", HashGenerator(), ColourScorer(), progress=Silent())
+
+
+def test_build_from_a_store_needs_every_score_and_one_critic(
+    config: NsqConfig, tmp_path: Path, built: Path
+) -> None:
+    from ft2.cli.nsq_build import lazy_scorer
+
+    path = tmp_path / "scores.sqlite"
+    config = config.model_copy(update={"store": str(path), "critic": "store"})
+    with ScoreStore(path) as store:
+        store.put("a", [(("v", "a"), Scores(0.1, 0.2, 0.3))])
+        store.put("b", [(("v", "a"), Scores(0.1, 0.2, 0.3))])
+    with pytest.raises(UsageError, match="scores of 2 critics"):
+        lazy_scorer(config)
+    scorer = lazy_scorer(config.model_copy(update={"critic": "store:colour-scorer"}))
+    with pytest.raises(RunError, match="'colour-scorer' has no scores in the store for 12 clips"):
+        build(config, tmp_path / "a", HashGenerator(), scorer, progress=Silent())
+    judged = config.model_copy(update={"critic": "elsewhere"})
+    build(judged, tmp_path / "b", HashGenerator(), ColourScorer(), progress=Silent())
+    build(config, tmp_path / "a", HashGenerator(), scorer, resume=True, progress=Silent())
+    assert (tmp_path / "a" / "data").is_dir()
+    hashes = [json.loads((p / "manifest.json").read_text())["dataset_hash"]
+              for p in (tmp_path / "a", built)]  # fmt: skip
+    assert hashes[0] == hashes[1]
+    with pytest.raises(UsageError, match="needs a store"):
+        lazy_scorer(config.model_copy(update={"store": None}))
