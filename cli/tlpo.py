@@ -18,7 +18,7 @@ from ft2.cli.options import (
     say,
     split_config_args,
 )
-from ft2.cli.tlpo_policies import compare, export, merge
+from ft2.cli.tlpo_policies import compare, export, merge, push
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,5 +110,5 @@ def cache(
     emit({"output": str(output), **plan, **result}, json)
 
 
-for _command in (merge, export, compare):
+for _command in (merge, export, push, compare):
     app.command()(_command)

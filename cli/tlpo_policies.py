@@ -1,4 +1,4 @@
-"""`ft2 tlpo merge`, `export` and `compare`: what is made of trained experts."""
+"""`ft2 tlpo merge`, `export`, `push` and `compare`: what is made of trained experts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -12,6 +12,7 @@ from ft2.cli.options import (
     Output,
     Quiet,
     Resume,
+    Yes,
     emit,
     make_progress,
     say,
@@ -129,6 +130,50 @@ def _switch(names: list["ExpertName"], adapters: list[Path], edges: list[float])
     columns = [name for name in EXPERT_NAMES if name in names]
     rows = torch.tensor([[float(name == active) for name in columns] for active in names])
     return GateTable(torch.tensor(edges), rows[:, None].expand(-1, layers, -1))
+
+
+def push(
+    policy: Annotated[
+        Path, typer.Option("--policy", metavar="DIR", help="A fusion run, or a merge.")
+    ],
+    repo: Annotated[
+        str, typer.Option("--repo", metavar="NAME", help="Model on the Hub: NAME or OWNER/NAME.")
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository public; private otherwise.")
+    ] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Replace files of a repository that has some.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Publish a policy with its card on the Hugging Face Hub: -n prints the plan, -y does it."""
+    from ft2.hub import push as upload
+    from ft2.nsq.publish import local_secrets
+    from ft2.runs import write_atomic, write_json
+    from ft2.tlpo.card import plan_policy_push, policy_card, policy_dir, policy_maker
+
+    if dry_run == yes:
+        raise UsageError(
+            "a push wants --dry-run or --yes, and not both" if yes else "a push publishes weights",
+            "-n prints and saves what would be uploaded; -y uploads it",
+        )
+    plan = plan_policy_push(policy, repo, private=not public)
+    folder = policy_dir(policy)
+    if dry_run:
+        write_json(folder / "push-plan.json", plan.to_json())
+        write_atomic(folder / "push-card.md", policy_card(folder))
+        say(f"plan saved to {folder / 'push-plan.json'}, the card to push-card.md; upload with -y")
+        emit(plan.to_json(), json)
+        return
+    address = upload(
+        plan, policy_maker(folder), secrets=local_secrets(folder), update=update,
+        progress=make_progress(quiet), kind="model",
+    )  # fmt: skip
+    emit({"repo": repo, "address": address, "files": len(plan.files)}, json)
 
 
 def compare(

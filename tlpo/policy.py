@@ -184,7 +184,7 @@ def load_policy(path: str | Path, model: TalkingModel) -> Policy:
 def _load_policy_dir(folder: Path, model: TalkingModel) -> Policy:
     record = read_json(folder / POLICY_FILE)
     names: list[ExpertName] = record["experts"]
-    _check_files(folder, record.get("sha256", {}))
+    check_files(folder, record.get("sha256", {}))
     install_policy_experts(model, {name: folder / "experts" / name for name in names})
     form = record["gate"]
     if form["form"] == "constant":
@@ -208,8 +208,12 @@ def _load_policy_dir(folder: Path, model: TalkingModel) -> Policy:
     return Policy(model, names, gate.requires_grad_(False), form["input"])
 
 
-def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse experts or a gate that are not those the policy was written with."""
+def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Refuse experts or a gate that are not those the policy was written with.
+
+    Raises:
+        UsageError: A file is missing or its hash is another.
+    """
     for name, digest in hashes.items():
         expert = folder / "experts" / name / ADAPTER_WEIGHTS
         file = folder / GATE_FILE if name == "gate" else expert

@@ -1,4 +1,4 @@
-"""Publish files as a dataset on the Hugging Face Hub: each file once, then all in one commit.
+"""Publish files on the Hugging Face Hub, as a dataset or a model, all in one commit.
 
 Nothing of a push is visible before its single commit at the end: a push that was cut leaves an
 empty repository, and the next one sends only the files that the Hub does not have yet.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ft2.errors import RunError, UsageError
 from ft2.runs import Progress, Silent
@@ -70,8 +70,9 @@ def push(
     update: bool = False,
     api: "HfApi | None" = None,
     progress: Progress | None = None,
+    kind: Literal["dataset", "model"] = "dataset",
 ) -> str:
-    """Upload the files of a plan in one commit and return the address of the dataset.
+    """Upload the files of a plan in one commit and return the address of the repository.
 
     Args:
         plan: What to upload.
@@ -81,6 +82,7 @@ def push(
         update: Allow a repository that already has files; theirs are replaced, others stay.
         api: The Hub's client; None uses the stored login.
         progress: Told of every file.
+        kind: What the repository is.
 
     Raises:
         UsageError: the repository has files already and `update` is off.
@@ -91,30 +93,28 @@ def push(
     api, progress = api or HfApi(), progress or Silent()
     with _hub_errors(plan.repo), tempfile.TemporaryDirectory() as folder:
         api.whoami()
-        url = api.create_repo(plan.repo, repo_type="dataset", private=plan.private, exist_ok=True)
+        url = api.create_repo(plan.repo, repo_type=kind, private=plan.private, exist_ok=True)
         repo = url.repo_id
-        _check_free(api, repo, update)
+        _check_free(api, repo, update, kind)
         operations: list[Any] = []
         for done, file in enumerate(plan.files, start=1):
             path = make(file, Path(folder))
             find_secret(path, file.path, secrets)
             operation = CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=str(path))
-            api.preupload_lfs_files(repo, additions=[operation], repo_type="dataset")
+            api.preupload_lfs_files(repo, additions=[operation], repo_type=kind)
             if path.stat().st_size >= _KEEP_BYTES and path.parent == Path(folder):
                 path.unlink()
             operations.append(operation)
             progress.update("upload", done, len(plan.files), file.path)
-        api.create_commit(
-            repo, operations, repo_type="dataset", commit_message="Upload by ft2 nsq push"
-        )
+        api.create_commit(repo, operations, repo_type=kind, commit_message=f"Upload by ft2: {kind}")
     return str(url)
 
 
-def _check_free(api: "HfApi", repo: str, update: bool) -> None:
-    files = set(api.list_repo_files(repo, repo_type="dataset")) - _IGNORED
+def _check_free(api: "HfApi", repo: str, update: bool, kind: str) -> None:
+    files = set(api.list_repo_files(repo, repo_type=kind)) - _IGNORED
     if files and not update:
         raise UsageError(
-            f"the dataset {repo} exists and has {len(files)} files",
+            f"the {kind} {repo} exists and has {len(files)} files",
             "choose another --repo, or replace its files with --update",
         )
 
