@@ -17,9 +17,16 @@ Split = Annotated[
     str, typer.Option(help="Faces, sentences and voices of which split: train, dev or test.")
 ]
 Seed = Annotated[int, typer.Option(help="Another seed gives other people and clips.")]
-Size = Annotated[int, typer.Option(help="Side of the frames in pixels.")]
-Frames = Annotated[int, typer.Option(help="Frames a clip, one more than a multiple of 4.")]
-Fps = Annotated[float, typer.Option(help="Frames a second.")]
+Size = Annotated[
+    int | None, typer.Option(help="Side of the frames in pixels.", show_default="as the models")
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        help="Frames a clip, one more than a multiple of 4.", show_default="as the models"
+    ),
+]
+Fps = Annotated[float | None, typer.Option(help="Frames a second.", show_default="as the models")]
 
 
 @app.command("build")
@@ -34,9 +41,9 @@ def build(
     defects: Annotated[
         float, typer.Option(help="Chance of a defect, independent per dimension.")
     ] = 0.5,
-    size: Size = 64,
-    frames: Frames = 21,
-    fps: Fps = 12.5,
+    size: Size = None,
+    frames: Frames = None,
+    fps: Fps = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -92,20 +99,21 @@ def sheet(
         return
     if not 0.0 < strength <= 1.0:
         raise UsageError(f"the strength is {strength}", "give a number above 0, at most 1")
-    clip = _clip(size, 21, 12.5)
+    clip = _clip(size, None, None)
     sheets.defects_sheet(output, face, text, strength, seed, clip)
     if not quiet:
         say(f"rows: {', '.join(sheets.ROWS)}")
     emit({"sheet": str(output)})
 
 
-def _clip(size: int, frames: int, fps: float) -> "ClipFormat":
+def _clip(size: int | None, frames: int | None, fps: float | None) -> "ClipFormat":
     from pydantic import ValidationError
 
     from ft2.config import ClipFormat
 
     try:
-        return ClipFormat(width=size, height=size, num_frames=frames, fps=fps, sample_rate=16000)
+        given = {"width": size, "height": size, "num_frames": frames, "fps": fps}
+        return ClipFormat.model_validate({k: v for k, v in given.items() if v is not None})
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(

@@ -18,7 +18,12 @@ class Config(BaseModel):
 
 
 class ClipFormat(Config):
-    """The one format of a clip: what generator, critic and dataset exchange."""
+    """The one format of a clip: what generator, critic and dataset exchange.
+
+    The defaults are the nano format. 21 frames at 12.5 a second are the shorter of the two formats
+    that were considered (41 at 25 is the other): a critic on them tells right from wrong lips on
+    unseen faces and speech (accuracies in ``weights/nano/provenance.json``), at half the cost.
+    """
 
     width: int = Field(64, ge=16, multiple_of=8)
     """Width in pixels, a multiple of 8 (the codec's spatial stride)."""
