@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ft2.config import Config, EngineConfig
-from ft2.critic.names import PAIR_OBJECTIVES, Objective
+from ft2.critic.names import PAIR_OBJECTIVES, Negative, Objective
 from ft2.qwen.spec import QwenSpec
 
 QUESTIONS = {
@@ -82,6 +82,10 @@ class CriticConfig(Config):
     swap: float = Field(0.15, ge=0, le=0.5)
     """Share of clips that are shown with another clip's voice, their lip answer then being No;
     0 for ratings of pairs and for `regression`."""
+    negatives: dict[Negative, float] = Field(default_factory=dict)
+    """Share of the training clips that also come with a controlled defect, by kind:
+    ``audio_shift``, ``shuffle``, ``freeze``, ``blur``, ``bitrate``; see `ft2.critic.negatives`.
+    For ratings of single clips by Yes and No."""
     balance: bool = True
     """Give every source of ratings (known defects, judges, people) the same share of the steps."""
     cache_features: bool = True
@@ -99,8 +103,13 @@ class CriticConfig(Config):
             raise ValueError(f"there must be 1 to {MAX_DIMENSIONS} questions, got {self.questions}")
         if any(not name.isidentifier() or not asked for name, asked in self.questions.items()):
             raise ValueError(f"a dimension is a name with its question, got {self.questions}")
-        if self.objective == "regression" and self.swap:
-            raise ValueError(f"objective regression needs swap=0, got swap={self.swap}")
+        if self.objective == "regression" and (self.swap or self.negatives):
+            raise ValueError(
+                f"objective regression needs swap=0 and no negatives, got swap={self.swap}, "
+                f"negatives={self.negatives}"
+            )
+        if not all(0 <= share <= 1 for share in self.negatives.values()):
+            raise ValueError(f"shares of negatives lie in [0, 1], got {self.negatives}")
         if self.objective in PAIR_OBJECTIVES and self.engine.micro_batch_size % 2:
             raise ValueError(
                 f"objective {self.objective} takes clips two by two: "

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft2.critic.api import TalkingCritic, outcome
+from ft2.critic.negatives import moved
 from ft2.critic.pages import Section, Table, plot, write_page
 from ft2.errors import UsageError
 from ft2.media import read_video, write_video
@@ -89,12 +90,7 @@ def shift_curve(critic: TalkingCritic, views: Sequence[ClipView]) -> list[dict[s
 
 
 def _moved(view: ClipView, samples: int) -> ClipView:
-    audio = np.zeros_like(view.audio)
-    if samples >= 0:
-        audio[samples:] = view.audio[: len(audio) - samples]
-    else:
-        audio[:samples] = view.audio[-samples:]
-    return ClipView(view.streams, audio)
+    return ClipView(view.streams, moved(view.audio, samples))
 
 
 def _with(view: ClipView, other: ClipView) -> ClipView:

@@ -6,3 +6,5 @@ PairObjective = Literal["bradley_terry", "margin", "soft", "rao_kupper", "davids
 Objective = Literal["yes_no", "regression", PairObjective]
 
 PAIR_OBJECTIVES: Final = ("bradley_terry", "margin", "soft", "rao_kupper", "davidson")
+
+Negative = Literal["audio_shift", "shuffle", "freeze", "blur", "bitrate"]

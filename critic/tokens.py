@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ft2.critic.data import Rating
+from ft2.critic.negatives import spoil
 from ft2.critic.vary import recolour, soften
 from ft2.qwen import towers
 from ft2.qwen.spec import QwenSpec
@@ -102,7 +103,17 @@ class LazyTokens:
         return torch.cat([video for video, _ in parts]), torch.cat([audio for _, audio in parts])
 
     def _view(self, number: int) -> ClipView:
-        return read_views(self.ratings[number].video, self.critic.spec, max_windows=1)[0]
+        return rated_views(self.ratings[number], self.critic.spec, 1)[0]
+
+
+def rated_views(rating: Rating, spec: QwenSpec, max_windows: int = 3) -> list[ClipView]:
+    """Return the views of a rated clip, spoilt where the rating says so."""
+    views = read_views(rating.video, spec, max_windows)
+    if rating.spoilt is None:
+        return views
+    kind, seed = rating.spoilt
+    rate = spec.clip.sample_rate
+    return [spoil(v, kind, np.random.default_rng([seed, n]), rate) for n, v in enumerate(views)]
 
 
 @torch.no_grad()
@@ -167,7 +178,7 @@ def encode_ratings(
     video: list[list[Tensor]] = [[] for _ in range(copies + 1)]
     audio: list[Tensor] = []
     for number, rating in enumerate(ratings):
-        found = read_views(rating.video, critic.spec)
+        found = rated_views(rating, critic.spec)
         views += found
         owners += [number] * len(found)
         if len(views) >= batch_size or number + 1 == len(ratings):

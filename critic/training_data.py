@@ -1,12 +1,15 @@
 """What a training reads of its ratings, refused where the objective cannot learn from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from ft2.critic.config import CriticConfig
 from ft2.critic.data import PairRating, Rating, holds_pairs, read_pair_ratings, read_ratings
 from ft2.critic.names import PAIR_OBJECTIVES
+from ft2.critic.negatives import spoiled_answers
 from ft2.errors import UsageError
 
 
@@ -24,7 +27,9 @@ class TrainingData:
     @property
     def num_train(self) -> int:
         """Ratings to train on."""
-        return len(self.train if self.pairs is None else self.pairs)
+        if self.pairs is not None:
+            return len(self.pairs)
+        return sum(rating.spoilt is None for rating in self.train)
 
 
 def read_data(config: CriticConfig) -> TrainingData:
@@ -40,15 +45,18 @@ def read_data(config: CriticConfig) -> TrainingData:
         every = read_ratings(path, None, dimensions, numbers=numbers)
         train = [r for r in every if r.split == "train"]
         _check_labels([r.labels for r in train], dimensions, ("Yes", "No"))
+        train += controlled_negatives(train, config)
         return TrainingData(train, [r for r in every if r.split == "dev"], None)
     if config.objective not in PAIR_OBJECTIVES:
         raise UsageError(
             f"{path} rates pairs of clips, objective {config.objective} learns from single ones",
             f"set objective to one of {', '.join(PAIR_OBJECTIVES)}",
         )
-    if config.swap:
+    if config.swap or config.negatives:
         raise UsageError(
-            f"swap={config.swap} gives clips another voice, but {path} rates pairs", "set swap=0"
+            f"swap={config.swap} and negatives={config.negatives} change single clips, but {path} "
+            "rates pairs",
+            "set swap=0, and no negatives",
         )
     pairs = read_pair_ratings(path, dimensions)
     train_pairs = [pair for pair in pairs if pair.split == "train"]
@@ -56,6 +64,19 @@ def read_data(config: CriticConfig) -> TrainingData:
     dev = [pair for pair in pairs if pair.split == "dev"]
     unrated = (None,) * len(dimensions)
     return TrainingData(_clips(train_pairs, unrated), _clips(dev, unrated), train_pairs)
+
+
+def controlled_negatives(train: Sequence[Rating], config: CriticConfig) -> list[Rating]:
+    """Return the clips that also come spoilt, drawn by the seed, with their answers changed."""
+    dimensions = tuple(config.questions)
+    found = []
+    for number, (kind, share) in enumerate(sorted(config.negatives.items())):
+        rng = np.random.default_rng([config.seed, number])
+        for index in sorted(rng.permutation(len(train))[: round(share * len(train))].tolist()):
+            labels = spoiled_answers(train[index].labels, dimensions, kind)
+            defect = (kind, config.seed * 1_000_003 + index)
+            found.append(replace(train[index], labels=labels, spoilt=defect))
+    return found
 
 
 def _clips(pairs: Sequence[PairRating], labels: tuple[None, ...]) -> list[Rating]:
