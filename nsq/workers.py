@@ -6,6 +6,7 @@ batches, and no more than `queue` batches wait for each worker.
 
 import multiprocessing
 import pickle
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -53,7 +54,7 @@ class LocalWorkers:
     def __init__(self, count: int, queue: int = 2) -> None:
         """Start `count` processes; each has at most `queue` batches waiting."""
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(count, mp_context=spawn)
+        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_ignore_interrupts)
         self._limit = count * (1 + queue)
 
     def map(
@@ -160,6 +161,11 @@ def start_workers(
     if not count:
         return Here()
     return LocalWorkers(count, queue) if kind == "local" else RayWorkers(count, gpus, address)
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the one that waits for us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(packed: bytes, batch: Any) -> Any:

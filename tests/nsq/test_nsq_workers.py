@@ -58,6 +58,19 @@ def test_local_workers_keep_order_and_bound_the_queue(tmp_path: Path) -> None:
         workers.close()
 
 
+def interrupt_itself(batch: list[int]) -> list[int]:
+    os.kill(os.getpid(), signal.SIGINT)
+    return batch
+
+
+def test_ctrl_c_of_a_terminal_leaves_the_workers_alone() -> None:
+    workers = LocalWorkers(1)
+    try:
+        assert list(workers.map(interrupt_itself, iter([[1], [2]]))) == [[1], [2]]
+    finally:
+        workers.close()
+
+
 class Deadly(ColourScorer):
     """Kills its own process at one clip, once."""
 
