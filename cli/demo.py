@@ -62,9 +62,8 @@ def demo(
     if resume and source is None and recorded.is_file():
         source = str(recorded)
     settings = load_config(DemoConfig, source or "nano/demo", overrides)
-    plan = _plan(settings, output)
     if dry_run:
-        emit(plan, json)
+        emit(_plan(settings, output), json)
         return
     check_output(output, resume=resume)
     result = run_demo(settings, output, resume, make_progress(quiet))
@@ -82,9 +81,12 @@ def _yaml(value: object) -> str:
 
 def _plan(settings: "DemoConfig", output: Path) -> dict[str, Any]:
     """Check what can be checked before anything loads, and return what the demo would do."""
+    from ft2.cli.demo_checks import check_extras, check_files
     from ft2.cli.demo_configs import stage_configs
 
     configs = stage_configs(settings, output)
+    check_extras(configs)
+    check_files(settings, configs)
     world = settings.world
     nsq = configs.nsq
     return {

@@ -2,10 +2,14 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ft2.cli.demo_config import DemoConfig
 from ft2.cli.demo_configs import StageConfigs
 from ft2.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from ft2.generator.run import Inputs
 
 EXTRAS = {
     "deepspeed": "train",
@@ -30,22 +34,34 @@ def check_extras(configs: StageConfigs) -> None:
             raise MissingExtra(module, extra)
 
 
+def check_files(settings: DemoConfig, configs: StageConfigs) -> "Inputs | None":
+    """Return the user's portrait and speech, read; None without them. Loads no model.
+
+    Raises:
+        UsageError: a missing file, no face, or no sound.
+    """
+    if settings.portrait is None or settings.audio is None:
+        return None
+    from ft2.generator.run import check_inputs as read
+
+    files = (Path(settings.portrait), Path(settings.audio))
+    return read(configs.generate, *files, Path("own.mp4"))
+
+
 def check_inputs(settings: DemoConfig, configs: StageConfigs) -> None:
     """Refuse a portrait or speech of the user's that the models do not serve.
 
     Raises:
-        UsageError: a missing file, no face, no sound, or a face that the codec cannot return.
+        UsageError: as of `check_files`, or a face that the codec cannot return.
     """
-    if settings.portrait is None or settings.audio is None:
+    inputs = check_files(settings, configs)
+    if inputs is None:
         return
     from ft2.cli.options import say
-    from ft2.generator.run import check_inputs as check_files
     from ft2.generator.run import check_portrait
     from ft2.wan.weights import load_talking_model
 
     config = configs.generate
-    files = (Path(settings.portrait), Path(settings.audio))
-    inputs = check_files(config, *files, Path("own.mp4"))
     for remark in inputs.remarks:
         say(remark)
     model = load_talking_model(config.model, config.device)

@@ -142,6 +142,10 @@ def _check_paths(
             raise UsageError(
                 f"the {name} '{path}' is not a directory", f"give a run of ft2 {command} train"
             )
+    if policy is not None:
+        from ft2.tlpo.policy import find_policy
+
+        find_policy(policy)
 
 
 def _complete(config: "GenerateConfig", output: Path, resume: bool) -> bool:

@@ -171,14 +171,26 @@ def load_policy(path: str | Path, model: TalkingModel) -> Policy:
     Raises:
         UsageError: The path holds none of these, or does not fit the model.
     """
-    path = Path(path)
-    for folder in (path, path / "policy"):
-        if (folder / POLICY_FILE).is_file():
-            return _load_policy_dir(folder, model)
-    adapter = find_adapter(path)
+    folder = find_policy(Path(path))
+    if folder is not None:
+        return _load_policy_dir(folder, model)
+    adapter = find_adapter(Path(path))
     name = expert_dimension(adapter)
     install_policy_experts(model, {name: adapter})
     return Policy(model, [name], [1.0])
+
+
+def find_policy(path: Path) -> Path | None:
+    """Return the policy directory that a path names, or None if it names one expert's adapter.
+
+    Raises:
+        UsageError: it names neither.
+    """
+    for folder in (path, path / "policy"):
+        if (folder / POLICY_FILE).is_file():
+            return folder
+    find_adapter(path)
+    return None
 
 
 def _load_policy_dir(folder: Path, model: TalkingModel) -> Policy:
