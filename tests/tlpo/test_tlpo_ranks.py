@@ -1,4 +1,4 @@
-"""Two processes with half the batch each equal one with the whole batch."""
+"""Two processes: equal to one with the whole batch, in step with each other."""
 
 import json
 import os
@@ -12,7 +12,7 @@ pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import sys
+import hashlib, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
@@ -23,43 +23,78 @@ import ft2.tlpo.train as train
 from ft2.config import EngineConfig
 from ft2.engine import rank_zero_first, shutdown
 
-out, stage, micro = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+out, stage, micro, jobs = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
+rank = os.environ["RANK"]
 engine = EngineConfig(kind="deepspeed", zero_stage=stage, learning_rate=1e-2, warmup_steps=3,
                       micro_batch_size=micro)
 with rank_zero_first(engine):
     world = toys.toy_world(out / "cache", num_conditions=8)
 stages.read_pairs = lambda _, store: world.pairs[store]
-config = toys.expert_config(world, steps=5).model_copy(update={"engine": engine})
-train.train_expert(config, out / f"run{micro}", model=world.model)
+
+for job in jobs:
+    config = toys.expert_config(world, steps=6)
+    loop = config.loop.model_copy(update={"checkpoint_every": 3, "eval_every": 6})
+    config = config.model_copy(update={"engine": engine, "loop": loop})
+    if "unsynced" in job:
+        torch.distributed.all_reduce = lambda *a, **k: None
+        torch.distributed.reduce_scatter_tensor = lambda *a, **k: None
+        torch.distributed.reduce = lambda *a, **k: None
+    step = train.Stage.train
+    def hashed(self, *given, job=job):
+        result = step(self, *given)
+        if stage < 3:
+            params = [p.detach().numpy().tobytes() for p in given[4].values()]
+            digest = hashlib.sha256(b"".join(params)).hexdigest()
+            (out / f"hash-{job}-{rank}").write_text(digest)
+        return result
+    train.Stage.train = hashed
+    train.train_expert(config, out / f"{job}-{micro}", model=world.model)
+    train.Stage.train = step
 shutdown()
 """
 
 
-def launch(out: Path, stage: int, ranks: int, port: int) -> None:
+def start(out: Path, stage: int, ranks: int, port: int, *jobs: str) -> list[subprocess.Popen[str]]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
            "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}  # fmt: skip
-    micro = 4 // ranks
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(out), str(stage)]
-    workers = [
+    return [
         subprocess.Popen(
-            [*command, str(micro)], stderr=subprocess.PIPE, text=True,
+            [*command, str(4 // ranks), *jobs], stderr=subprocess.PIPE, text=True,
             env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(ranks)
     ]  # fmt: skip
+
+
+def finish(workers: list[subprocess.Popen[str]]) -> None:
     for worker in workers:
         _, stderr = worker.communicate(timeout=900)
         assert worker.returncode == 0, stderr[-3000:]
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_ranks_equal_one(tmp_path: Path, stage: int) -> None:
+def difference(a: Path, b: Path) -> float:
     from ft2.lora import read_adapter
 
-    launch(tmp_path, stage, ranks=1, port=29610 + stage)
-    launch(tmp_path, stage, ranks=2, port=29620 + stage)
-    one, two = (read_adapter(tmp_path / f"run{n}" / "adapter")[1] for n in (4, 2))
-    assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4
-    logs = [(tmp_path / f"run{n}" / "metrics.jsonl").read_text().splitlines() for n in (4, 2)]
-    for a, b in zip(*logs, strict=True):
-        assert json.loads(a)["loss"] == pytest.approx(json.loads(b)["loss"], abs=1e-4)
+    one, two = (read_adapter(path / "adapter")[1] for path in (a, b))
+    return max(float((one[name] - two[name]).abs().max()) for name in one)
+
+
+def lines(run: Path) -> list[dict[str, object]]:
+    return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_equal_one_and_are_in_step(tmp_path: Path, stage: int) -> None:
+    """Defect 7: without gradient sync two ranks are no longer one with twice the batch."""
+    jobs = ("plain", "unsynced") if stage == 2 else ("plain",)
+    finish(start(tmp_path, stage, 1, 29610 + stage, "plain"))
+    finish(start(tmp_path, stage, 2, 29620 + stage, *jobs))
+    assert difference(tmp_path / "plain-4", tmp_path / "plain-2") < 1e-4
+    for a, b in zip(lines(tmp_path / "plain-4"), lines(tmp_path / "plain-2"), strict=True):
+        for name in ("loss", "margin_p95", "d_rejected"):
+            assert a[name] == pytest.approx(b[name], abs=1e-4), name
+    if stage == 2:
+        hashes = {(tmp_path / f"hash-plain-{rank}").read_text() for rank in "01"}
+        assert len(hashes) == 1
+        assert difference(tmp_path / "plain-4", tmp_path / "unsynced-2") > 1e-3
