@@ -1,8 +1,15 @@
 """Settings for every test: one thread, no network, no terminal, Ctrl-C as in the foreground."""
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -22,3 +29,65 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder shared/data beside the repository is absent")
     return SHARED
+
+
+BROWSER = next(
+    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
+    None,
+)
+BROWSER_FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+
+@pytest.fixture
+def ask_page(tmp_path: Path) -> Callable[..., Any]:
+    """Open a copy of a page in a browser, run `script` in it once it is loaded, return its answer.
+
+    The script is the body of an async function; what it returns comes back by a request, in real
+    time: a browser's virtual time may run out before a clip on a busy machine is loaded.
+    """
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+
+    def ask(page: Path, script: str, *flags: str) -> Any:
+        answers: list[Any] = []
+        answered = Event()
+
+        class Receiver(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                answers.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+                answered.set()
+
+            def log_message(self, *args: object) -> None:
+                """Stay silent."""
+
+        server = HTTPServer(("127.0.0.1", 0), Receiver)
+        Thread(target=server.serve_forever, daemon=True).start()
+        probe = (
+            "<script>addEventListener('load', async () => { let found;"
+            f"try {{ found = await (async () => {{ {script} }})(); }}"
+            "catch (error) { found = String(error); }"
+            f"fetch('http://127.0.0.1:{server.server_port}/', {{method: 'POST', mode: 'no-cors',"
+            "body: JSON.stringify(found)}); });</script></body>"
+        )
+        copy = page.with_name("probe.html")
+        copy.write_text(page.read_text().replace("</body>", probe))
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        browser = subprocess.Popen(
+            [str(BROWSER), *BROWSER_FLAGS, profile, *flags, copy.as_uri()],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert answered.wait(180), "the page did not answer"
+        finally:
+            os.killpg(browser.pid, signal.SIGKILL)
+            browser.wait()
+            server.shutdown()
+        return answers[0]
+
+    return ask

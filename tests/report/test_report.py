@@ -1,14 +1,15 @@
 """The report: its charts by arithmetic, its text, and the page in a real browser."""
 
 import html
-import json
 import math
 import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,37 +203,36 @@ def test_report_without_a_gate_or_pairs_still_renders(tmp_path: Path) -> None:
     assert "No gate was trained" in render_report(report)
 
 
-@needs_browser
-def test_clips_load_in_a_browser_and_both_can_play(page: tuple[Report, Path]) -> None:
+def test_clips_load_in_a_browser_and_both_can_play(
+    page: tuple[Report, Path], ask_page: Callable[..., Any]
+) -> None:
     report, path = page
-    probe = """
-    <script>
-    addEventListener("load", async () => {
-      const all = [...document.querySelectorAll("video")];
-      await Promise.all(all.map((v) => v.readyState >= 2 ? 0 :
-        new Promise((done) => { v.onloadeddata = done; v.onerror = done; v.load(); })));
-      document.body.dataset.clips = JSON.stringify(all.map((v) =>
-        [v.readyState, v.duration, v.videoWidth, v.error ? v.error.message : ""]));
-      const asked = [];
-      HTMLMediaElement.prototype.play = function () { asked.push(this.muted); };
-      document.querySelector("button.both").click();
-      document.body.dataset.both = JSON.stringify(asked);
-      document.body.dataset.wide = document.documentElement.scrollWidth <= innerWidth;
-    });
-    </script></body>"""
-    copy = path.with_name("probe.html")
-    copy.write_text(path.read_text().replace("</body>", probe))
-    dom = browse(copy, "--dump-dom", "--window-size=500,900")
-    found = re.search(r'data-clips="([^"]*)"', dom)
-    assert found, dom[-500:]
-    clips = json.loads(html.unescape(found[1]))
-    assert len(clips) == 2 * (len(report.samples) + len(report.pair_examples))
-    for ready, duration, width, error in clips:
+    found = ask_page(
+        path,
+        """
+        const all = [...document.querySelectorAll("video")];
+        await Promise.all(all.map((v) => v.readyState >= 2 ? 0 :
+          new Promise((done) => { v.onloadeddata = done; v.onerror = done; v.load(); })));
+        const clips = all.map((v) =>
+          [v.readyState, v.duration, v.videoWidth, v.error ? v.error.message : ""]);
+        const asked = [];
+        HTMLMediaElement.prototype.play = function () { asked.push(this.muted); };
+        document.querySelector("button.both").click();
+        return {
+          clips,
+          both: asked,
+          fits: document.documentElement.scrollWidth <= innerWidth,
+        };
+        """,
+        "--window-size=500,900",
+    )
+    assert len(found["clips"]) == 2 * (len(report.samples) + len(report.pair_examples))
+    for ready, duration, width, error in found["clips"]:
         assert ready >= 2, error
         assert duration == pytest.approx(1.68, abs=0.1)
         assert width == 64
-    assert 'data-both="[true,false]"' in dom
-    assert 'data-wide="true"' in dom
+    assert found["both"] == [True, False]
+    assert found["fits"]
 
 
 @needs_browser
