@@ -1,13 +1,13 @@
 """Every preset can be planned on any machine: no weights are loaded and nothing is written."""
 
 import json
+import shutil
 import wave
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
+from ft2 import puppet
 from ft2.__main__ import main
 from ft2.config import preset_names
 
@@ -18,7 +18,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for folder in ("runs/conditions", "data", "runs/critic/adapter"):
         Path(folder).mkdir(parents=True)
-    cv2.imwrite("me.png", np.zeros((64, 64, 3), np.uint8))
+    shutil.copy(Path(puppet.__file__).parent / "faces" / "astronaut.jpg", "me.png")
     with wave.open("me.wav", "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
         file.writeframes(bytes(32000))
@@ -46,7 +46,8 @@ def plan(preset: str) -> list[str]:
         "generate": "generate",
         "demo": "demo",
     }.get(kind, "tlpo train" if kind.startswith("expert") else "generator train")
-    words = [*start.split(), preset, "-o", "new", "--dry-run", "--json"]
+    output = "new.mp4" if kind == "generate" else "new"
+    words = [*start.split(), preset, "-o", output, "--dry-run", "--json"]
     if kind == "generate":
         words += ["--portrait", "me.png", "--audio", "me.wav"]
     return words
