@@ -2,9 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ft2.runs import Progress, atomic_dir, write_atomic
 
 JOB_CLIPS = 60
 _POLL_SECONDS = 0.5
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 CONDITIONS_PER_FACE = 4
 """Conditions in a row that share a face, where the judges must learn the face."""
 OWN_SEED = 1000
@@ -75,7 +77,7 @@ def make_world(
     memory = [0.0]
     spawn = multiprocessing.get_context("spawn")
     if todo:
-        with spawn.Pool(min(sizes.workers, len(todo)), _start_worker) as pool:
+        with _one_thread(), spawn.Pool(min(sizes.workers, len(todo)), _start_worker) as pool:
             finished = pool.imap_unordered(_run, todo)
             while done < len(jobs):
                 with suppress(multiprocessing.TimeoutError):
@@ -91,6 +93,21 @@ def make_world(
             name = folders[Path(job.folder).name]
             counts[name] = merge_lines(output / name, CONDITIONS, [job])
     return {**counts, "workers_mb": round(sizes.workers * max(memory), 1)}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let processes that start meanwhile use one thread: two that share two cores wait twice."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_worker() -> None:
