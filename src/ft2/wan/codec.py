@@ -5,9 +5,9 @@ principal components. Then four frames at a time (as the causal Wan VAE groups t
 channels of motion vectors, which move the reference, and eight of principal components of what
 motion does not explain. Motion hardly depends on who is moving, which makes it easy to learn.
 
-Why not a small ``AutoencoderKLWan``: at 64 pixels an opening mouth is a few pixels of change, the
-last thing that a small convolutional autoencoder learns on a CPU. The closed form is fitted in
-seconds and keeps the mouth, also on faces it never saw (PSNR of the mouth box in
+Why not a small ``AutoencoderKLWan``: it would have to be trained, and at 64 pixels an opening mouth
+is a few pixels of change. The two were not compared here. The closed form is fitted in seconds and
+keeps the mouth, also on faces it never saw (PSNR of the mouth box in
 ``weights/nano/provenance.json``). Larger presets use ``AutoencoderKLWan`` behind the same Protocol.
 """
 
