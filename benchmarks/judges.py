@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from machine import header
 
 from ft2 import media
 from ft2.config import ClipFormat
@@ -53,7 +52,7 @@ def main() -> None:
     report = summarise(rows)
     report["speed"] = {name: round(float(np.median(v)), 2) for name, v in timings.items()}
     report["setting"] = vars(options)
-    report["machine"] = {"cpu": cpu(), "python": platform.python_version(), "cores": os.cpu_count()}
+    report["machine"] = header()
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
     show(report)
@@ -161,14 +160,6 @@ def show(report: dict[str, Any]) -> None:
             cells.append(f"{text + own:>24}")
         print(f"{kind:10}" + "".join(cells))
     print("clean:", report["clean"], report["speed"])
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+"""The machine a benchmark ran on, for the header of its result file."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+
+def cpu() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def header() -> dict[str, str | int | None]:
+    """Return the processor, its cores and Python's version."""
+    return {"cpu": cpu(), "python": platform.python_version(), "cores": os.cpu_count()}
