@@ -15,12 +15,14 @@ _ROWS = {"ratings.jsonl": "ratings", "conditions.jsonl": "conditions"}
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A file or directory.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A file or directory.", show_default=False)
+    ],
     json: Json = False,
 ) -> None:
     """Print what PATH is: weights, adapter, policy, run directory or dataset."""
     if not path.exists():
-        raise UsageError(f"'{path}' does not exist")
+        raise UsageError(f"'{path}' does not exist", "give a file or directory that does")
     found = _directory(path) if path.is_dir() else _file(path)
     if found is None:
         raise UsageError(
