@@ -83,7 +83,7 @@ def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Pa
     check_writable(output.parent)
     for path, name in ((portrait, "portrait"), (audio, "audio")):
         if not path.is_file():
-            raise UsageError(f"the {name} '{path}' does not exist")
+            raise UsageError(f"the {name} '{path}' does not exist", f"give a file: --{name} FILE")
     clip = read_architecture(config.model).clip
     sound, remarks = read_sound(audio, clip, config.max_seconds)
     picture = find_portrait(

@@ -181,7 +181,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str,
 
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"the weights file '{path}' does not exist")
+        raise UsageError(
+            f"the weights file '{path}' does not exist",
+            "check the path; `ft2 info DIR` lists files",
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             info = dict(file.metadata() or {})

@@ -89,7 +89,10 @@ def read_tokenizer(path: Path) -> object:
     from transformers import PreTrainedTokenizerFast
 
     if not path.is_file():
-        raise UsageError(f"the tokenizer '{path}' does not exist")
+        raise UsageError(
+            f"the tokenizer '{path}' does not exist",
+            "it lies beside the weights: copy the whole directory, or set model.weights",
+        )
     return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="<pad>", eos_token="</s>")
 
 
