@@ -9,22 +9,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft2.cli.compare_config import CompareConfig
 from ft2.cli.demo_evaluate import COLUMNS, score_policy
 from ft2.config import load_config
+from ft2.critic.api import TalkingCritic
 from ft2.errors import UsageError
-from ft2.files import write_atomic, write_json
+from ft2.files import read_json, write_atomic, write_json
 from ft2.generator.config import GenerateConfig
 from ft2.generator.sample import Sampler
 from ft2.pairs import DIMENSIONS, read_conditions
 from ft2.report import charts
 from ft2.report.data import Estimate, ScoreRow
 from ft2.runs import Progress, RunDir
-from ft2.tlpo.compare import BASE, METHODS, Bench, Method, Rows, compare, markdown
+from ft2.tlpo.compare import Bench, compare
+from ft2.tlpo.compare_table import BASE, Rows, markdown
 from ft2.tlpo.config import ExpertConfig, FusionConfig
+from ft2.tlpo.methods import METHODS, Method
 from ft2.tlpo.report import page
 
 if TYPE_CHECKING:
     from ft2.tlpo.policy import Policy
 
 Split = Literal["validation", "test"]
+CRITIC_COLUMNS = tuple(f"critic {dimension}" for dimension in DIMENSIONS)
+"""P(yes) of the critic, which may have made the pairs: beside the judges, never among them."""
 
 
 def methods_of(settings: CompareConfig) -> dict[str, Method]:
@@ -44,6 +49,10 @@ def check_inputs(settings: CompareConfig) -> dict[str, Any]:
     for path in (settings.dataset, settings.validation, settings.test):
         if not path.exists():
             raise UsageError(f"{path} does not exist", "set dataset, validation and test")
+    if settings.critic is not None and not (settings.critic / "critic.json").is_file():
+        raise UsageError(
+            f"there is no trained critic in '{settings.critic}'", "critic=RUN/adapter of a critic"
+        )
     ids = {
         split: {c.condition_id for c in read_conditions(path)}
         for split, path in (("validation", settings.validation), ("test", settings.test))
@@ -56,16 +65,16 @@ def check_inputs(settings: CompareConfig) -> dict[str, Any]:
         )
     methods, runs = methods_of(settings), len(settings.seeds)
     tried = sum(len(m.candidates) for m in methods.values() if len(m.candidates) > 1)
-    clips = len(methods) * len(ids["test"]) + tried * len(ids["validation"])
+    clips = runs * len(methods) * len(ids["test"]) + tried * len(ids["validation"])
+    trained = [m for m in methods.values() if m.kind in ("single", "gate")]
     return {
         "methods": list(methods),
         "seeds": list(settings.seeds),
         "test_conditions": len(ids["test"]),
         "validation_conditions": len(ids["validation"]),
-        "trainings": runs * (3 + sum(len(m.candidates) for m in methods.values()
-                                     if m.kind in ("single", "gate"))),
-        "clips": len(settings.samples) * (runs * clips + sum(map(len, ids.values()))),
-    }  # fmt: skip
+        "trainings": runs * (3 + len(trained)) + sum(len(m.candidates) - 1 for m in trained),
+        "clips": len(settings.samples) * (clips + sum(map(len, ids.values()))),
+    }
 
 
 def run_compare(
@@ -92,6 +101,7 @@ def run_compare(
     fusion = load_config(FusionConfig, f"{family}/fusion", overrides("fusion"))
     model = load_talking_model(generate.model, generate.device)
     files: dict[Split, Path] = {"validation": settings.validation, "test": settings.test}
+    critic = None if settings.critic is None else TalkingCritic.from_pretrained(settings.critic)
 
     def score(name: str, policy: "Policy | None", split: Split) -> Rows:
         conditions = read_conditions(files[split])
@@ -103,15 +113,35 @@ def run_compare(
             return {(clip.condition_id, clip.seed): clip.video for clip in made}
 
         found = score_policy(name, conditions, clips, folder, model.clip, progress)
+        if critic is not None and split == "test":
+            found = ask_critic(critic, found, folder)
         return [{**row, "group": row["utterance"]} for row in found]
 
-    bench = Bench(experts, fusion, model, score, output, COLUMNS, progress)
-    table = compare(bench, methods_of(settings), settings.seeds)
-    write_json(output / "table.json", table)
-    write_atomic(output / "table.md", markdown(table, COLUMNS))
-    write_atomic(output / "report.html", report_page(table))
+    shown = CRITIC_COLUMNS if critic is not None else ()
+    bench = Bench(experts, fusion, model, score, output, COLUMNS, shown, progress)
+    table: dict[str, Any] = {}
+    for count in range(1, len(settings.seeds) + 1):  # a table after each seed
+        table = compare(bench, methods_of(settings), settings.seeds[:count])
+        write_json(output / "table.json", table)
+        write_atomic(output / "table.md", markdown(table, (*COLUMNS, *shown)))
+        write_atomic(output / "report.html", report_page(table))
     run.finish(table)
     return table
+
+
+def ask_critic(critic: TalkingCritic, rows: Rows, folder: Path) -> Rows:
+    """Return the rows with the critic's P(yes) of their clips in a folder; kept in a file."""
+    record = folder / "critic.json"
+    if record.exists():
+        kept: Rows = read_json(record)
+        return kept
+    scores = critic.score(videos=[folder / f"{r['condition']}-{r['seed']:04d}.mp4" for r in rows])
+    found = [
+        {**row, **{f"critic {d}": score.p.get(d) for d in DIMENSIONS}}
+        for row, score in zip(rows, scores, strict=True)
+    ]
+    write_json(record, found)
+    return found
 
 
 def report_page(table: dict[str, Any]) -> str:
@@ -122,12 +152,14 @@ def report_page(table: dict[str, Any]) -> str:
         f"{len(table['seeds'])} training seeds, 95 % intervals over utterances.</p>",
         '<div class="charts">',
     ]
-    for column in COLUMNS:
+    for column in (*COLUMNS, *CRITIC_COLUMNS):
         rows = [
             ScoreRow(name, {column: _estimate(cells[column])})
             for name, cells in table["difference_to_base"].items()
             if column in cells
         ]  # fmt: skip
+        if not rows:
+            continue
         chart = charts.dots(rows, column, f"{column}: difference to {BASE}")
         parts.append(f"<figure><b>{escape(column)}</b>{chart}</figure>")
     return page("Methods compared", [*parts, "</div>"])

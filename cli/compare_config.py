@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ft2.config import Config
-from ft2.tlpo.compare import METHODS
+from ft2.tlpo.methods import METHODS
 
 
 class CompareConfig(Config):
@@ -27,8 +27,13 @@ class CompareConfig(Config):
     """Training seeds; every method is trained anew for each."""
     samples: tuple[int, ...] = Field((0,), min_length=1)
     """Noise seeds of every condition."""
-    sweep: dict[str, list[dict[str, str | int | float | bool]]] = Field(default_factory=dict)
-    """For a method, sets of config keys of which the best on validation is taken."""
+    critic: Path | None = None
+    """A trained critic (RUN/adapter) whose scores are shown beside the judges'; None is none."""
+    sweep: dict[str, list[dict[str, str | int | float | bool | list[float]]]] = Field(
+        default_factory=dict
+    )
+    """For a method, sets of config keys of which the best on validation is taken, with the first
+    seed. One LoRA takes `loop.num_steps` up to those of the three experts and the gate."""
     overrides: dict[str, list[str]] = Field(default_factory=dict)
     """KEY=VALUE changes by preset: expert-motion, expert-lip, expert-quality, fusion, generate."""
 

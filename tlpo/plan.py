@@ -23,12 +23,12 @@ def plan_stage(config: ExpertConfig | FusionConfig) -> Plan:
         ``stage``, ``trainable_parameters``, ``adapted_linears``, ``base_parameters``, ``pairs``,
         ``memory_gib`` by part (estimates; one process, and each ZeRO stage on eight GPUs),
         ``tflop_per_pair`` and ``tflop_per_step``, seconds and hours at stated rates, ``launch`` and
-        ``missing``: inputs that must exist before the run.
+        ``missing``: inputs that must exist before the run, config key to what is wrong.
 
     Raises:
         UsageError: An input is there but wrong: too few pairs, targets that match nothing.
     """
-    missing: list[str] = []
+    missing: dict[str, str] = {}
     architecture = _architecture(config, missing)
     if architecture is None:
         return {"stage": config.stage, "missing": missing}
@@ -55,34 +55,34 @@ def plan_stage(config: ExpertConfig | FusionConfig) -> Plan:
     return plan | {"missing": missing}
 
 
-def _architecture(config: StageConfig, missing: list[str]) -> Architecture | None:
+def _architecture(config: StageConfig, missing: dict[str, str]) -> Architecture | None:
     try:
         weights_dir(config.model)
     except UsageError as error:
-        missing.append(error.message)
+        missing["model.weights"] = error.message
         if config.model.architecture is None:
             return None
     return read_architecture(config.model)
 
 
-def _pairs(config: ExpertConfig | FusionConfig, missing: list[str]) -> dict[str, int] | None:
+def _pairs(config: ExpertConfig | FusionConfig, missing: dict[str, str]) -> dict[str, int] | None:
     if not config.dataset.is_dir():
-        missing.append(f"the dataset {config.dataset} does not exist (ft2 nsq build)")
+        missing["dataset"] = f"the dataset {config.dataset} does not exist (ft2 nsq build)"
         return None
     train, held_out = read_view(config, config.view)
     return {"training": len(train.pairs), "held_out": len(held_out)}
 
 
-def _expert_sizes(config: FusionConfig, missing: list[str]) -> Held:
+def _expert_sizes(config: FusionConfig, missing: dict[str, str]) -> Held:
     """Return the parameters of the experts that exist."""
     sizes: list[tuple[str, int]] = []
     if not config.experts:
-        missing.append("no experts: set experts.motion=DIR and so on")
+        missing["experts"] = "no experts: set experts.motion=DIR and so on"
     for name, path in config.experts.items():
         try:
             folder = ordered({name: path})[name]
         except UsageError as error:
-            missing.append(f"{name} expert: {error.message}")
+            missing[f"experts.{name}"] = f"{name} expert: {error.message}"
             continue
         sizes += [(key, t.numel()) for key, t in read_adapter(folder)[1].items()]
     return Held.of(sizes)

@@ -1,5 +1,6 @@
 """The comparison's machinery on a toy world, where a policy's score is read off its latents."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,10 @@ from tlpo_toys import SHAPE, World, expert_config, merit, sample, toy_conditioni
 
 from ft2.errors import UsageError
 from ft2.runs import read_json
-from ft2.tlpo.compare import (
-    METHODS,
-    Bench,
-    Method,
-    changed,
-    compare,
-    make_policy,
-    markdown,
-    mean_gain,
-    summarise,
-)
+from ft2.tlpo.compare import Bench, Trial, compare, make_policy
+from ft2.tlpo.compare_table import markdown, mean_gain, summarise
 from ft2.tlpo.config import DpoConfig, FusionConfig
+from ft2.tlpo.methods import METHODS, Method, changed
 from ft2.tlpo.policy import Policy, load_policy
 
 COLUMNS = ("motion", "lip", "quality")
@@ -66,7 +59,7 @@ def test_every_method_of_the_table_is_trained_and_judged(world: World, tmp_path:
             assert 0 <= table["wins"][name][column]["value"] <= 1
     tests = [name for name, split in asked if split == "test"]
     assert sorted(tests) == sorted(["base", *(f"{n.replace(' ', '-')}-0" for n in methods)])
-    sweep = table["chosen"]["merge tuned"][0]
+    sweep = table["chosen"]["merge tuned"]
     best = max(sweep["sweep"], key=lambda entry: entry["validation_gain"])
     assert sweep["changes"] == best["changes"]
     single = read_json(tmp_path / "seed-0/dpo-0/result.json")
@@ -89,6 +82,40 @@ def test_every_method_of_the_table_is_trained_and_judged(world: World, tmp_path:
     flat = load_policy(tmp_path / "seed-0/gate-without-timestep-0", world.model)
     two = flat.gate(torch.tensor([0.1, 0.9]))
     assert torch.equal(two[0], two[1])
+
+
+def test_a_sweep_is_of_the_first_seed_and_more_steps_go_on_from_fewer(
+    world: World, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+    bench = bench_of(world, tmp_path, asked)
+    half = {"loop.num_steps": 4}
+    other = {"dpo.beta": 300.0}
+    swept = replace(METHODS["ipo"], candidates=(half, {}, {**other, **half}))
+    methods = {"ipo": swept, "gate": replace(METHODS["gate"], candidates=({}, other)),
+               "gate average": METHODS["gate average"]}  # fmt: skip
+    table = compare(bench, methods, [3, 4])
+    seen = [name for name, split in asked if split == "validation"]
+    assert seen == ["base", "ipo-3-0", "ipo-3-1", "ipo-3-2", "gate-3-0", "gate-3-1"]
+    number = table["chosen"]["ipo"]["candidate"]
+    made = {p.name for p in (tmp_path / "seed-4").iterdir() if p.name.startswith("ipo-")}
+    assert made == {f"ipo-{number}"}
+    gate = f"gate-{table['chosen']['gate']['candidate']}"
+    for seed in (3, 4):  # the average is of the chosen gate
+        learned = read_json(tmp_path / f"seed-{seed}/{gate}/policy/policy.json")["average"]
+        mean = load_policy(tmp_path / f"seed-{seed}/gate-average-0", world.model)
+        assert torch.allclose(mean.gate(torch.tensor([0.5]))[0], torch.tensor(learned))
+
+    whole = bench_of(world, tmp_path / "whole", [])
+    path = make_policy(whole, Trial("ipo", METHODS["ipo"], 0, 3), {})
+    straight = (path / "adapter/adapter_model.safetensors").read_bytes()
+    went_on = tmp_path / "seed-3/ipo-1"
+    assert (went_on / "adapter/adapter_model.safetensors").read_bytes() == straight
+    steps = [
+        line for line in (went_on / "metrics.jsonl").read_text().splitlines() if "loss" in line
+    ]
+    assert len(steps) == 8
+    assert read_json(tmp_path / "seed-3/ipo-0/result.json")["steps"] == 4
 
 
 def rows(values: list[float], run: int = 0) -> list[dict[str, object]]:
@@ -116,4 +143,9 @@ def test_wrong_changes_are_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="seeds"):
         compare(bench, {}, [])
     with pytest.raises(UsageError, match="edges"):
-        make_policy(bench, Method("switch", {"edges": (0.5,)}), {}, 0, tmp_path / "x")
+        make_policy(bench, Trial("switch", Method("switch", {"edges": (0.5,)}), 0, 0), {})
+    with pytest.raises(UsageError, match="before it"):
+        make_policy(bench, Trial("gate average", METHODS["gate average"], 0, 0), {})
+    long = Method("single", {}, ({"loop.num_steps": 9},))
+    with pytest.raises(UsageError, match="budget, 8"):
+        make_policy(bench, Trial("dpo", long, 0, 0), {})

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tlpo_toys import TARGETS, toy_model
 
 from ft2.__main__ import main
+from ft2.cli.compare import ask_critic
+from ft2.critic.api import ClipScore
 from ft2.lora import install_experts, save_expert
 from ft2.runs import read_json
 
@@ -113,6 +116,28 @@ def test_merge_takes_a_weight_each_or_a_switch(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_dry_run_refuses_inputs_that_were_named_and_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = str(tmp_path / "run")
+    own = tmp_path / "own.yaml"
+    own.write_text("stage: expert\nmodel: {weights: nano}\ndataset: gone\n")
+    for given, message in (
+        (["nano/expert-lip", "dataset=nowhere"], "the dataset nowhere does not exist"),
+        (["nano/expert-lip", "model.weights=void", "dataset=nowhere"], "no weights at 'void'"),
+        (["nano/fusion", "experts.lip=void"], "lip expert: "),
+        ([str(own)], "the dataset gone does not exist"),
+    ):
+        assert call("tlpo", "train", *given, "-n", "--json", "-o", out) == 2
+        told = capsys.readouterr()
+        assert message in told.err
+        assert message in str(json.loads(told.out)["missing"])  # the plan is there all the same
+    assert call("tlpo", "train", "nano/expert-lip", "-n", "--json", "-o", out) == 0
+    assert "runs/nsq" in json.loads(capsys.readouterr().out)["missing"]["dataset"]
+    assert list(tmp_path.iterdir()) == [own]
+
+
 def test_compare_checks_its_inputs_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,13 +155,35 @@ def test_compare_checks_its_inputs_first(
     plan = json.loads(capsys.readouterr().out)
     assert plan["seeds"] == [0, 1, 2]
     assert plan["trainings"] == 3 * (3 + 5 + 3)
-    assert plan["clips"] == 3 * (14 + 6) + 2
+    assert plan["clips"] == 3 * 14 + 6 + 2  # each seed, the sweep of the first, the base
     both = f"test={tmp_path / 'validation.jsonl'}"
     for wrong, message in (
         ([test, "methods=[gait]"], "gait"),
         ([both], "both in validation and in test"),
         (["test=nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        ([test, f"critic={tmp_path}"], "no trained critic"),
     ):
         assert call("tlpo", "compare", *given, *wrong, "-o", out) == 2
         assert message in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+class _Critic:
+    asked: list[Path]
+
+    def score(self, *, videos: list[Path]) -> list[ClipScore]:
+        self.asked = videos
+        return [ClipScore(path, {"lip": 0.1 * i}) for i, path in enumerate(videos, start=1)]
+
+
+def test_the_critic_is_asked_once_about_the_clips_of_a_row(tmp_path: Path) -> None:
+    rows = [{"condition": "c1", "seed": 0, "lip": 0.5}, {"condition": "c2", "seed": 3, "lip": 0.4}]
+    critic: Any = _Critic()
+    found = ask_critic(critic, rows, tmp_path)
+    assert critic.asked == [tmp_path / "c1-0000.mp4", tmp_path / "c2-0003.mp4"]
+    assert [row["critic lip"] for row in found] == [0.1, 0.2]
+    assert [row["lip"] for row in found] == [0.5, 0.4]
+    assert found[0]["critic motion"] is None
+    critic.asked = []
+    assert ask_critic(critic, rows, tmp_path) == found
+    assert critic.asked == []
