@@ -32,8 +32,9 @@ import pyarrow as pa
 
 from ft2.nsq.assemble import assemble
 from ft2.nsq.config import NsqConfig, PairingConfig
+from ft2.nsq.manifest import ContentHash, describe_shards
 from ft2.nsq.scored import write_rows
-from ft2.nsq.shards import shard_name, write_table
+from ft2.nsq.shards import write_table
 from ft2.nsq.store import ScoreStore
 from ft2.nsq.tables import Media, Provenance
 from ft2.nsq.validate import validate
@@ -262,14 +263,18 @@ def readers(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         empty = [{"bytes": b"", "path": "x"}] * (stop - start)
         return values | {"video": media, "audio": empty, "reference": empty}
 
+    write_table(folder / "warm", "train", clip_schema(), [0, 20], columns)  # imports, first pages
     began = time.perf_counter()
-    write_table(ours, "train", clip_schema(), [0, options.blobs], columns)
+    paths = write_table(ours, "train", clip_schema(), [0, options.blobs], columns)
     found = {"ours": {"write_per_second": rate(options.blobs, began)}}
-    assert (ours / shard_name("train", 0, 1)).exists()
+    describe_shards(folder / "ours", "clips", "train", paths, ContentHash())
+    found["ours"]["write_and_hash_per_second"] = rate(options.blobs, began)
     found["ours"] |= stage("read_ours", folder, options)
     if options.peers:
         script = Path(__file__).with_name("nsq_peers.py")
-        command = [options.peers, str(script), str(folder / "peers"), str(options.blobs), str(BLOB)]
+        (folder / "media.bin").write_bytes(blob)
+        command = [options.peers, str(script), str(folder / "peers"), str(folder / "media.bin")]
+        command += [str(options.blobs), str(BLOB)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         found |= json.loads(done.stdout.splitlines()[-1])
     return found

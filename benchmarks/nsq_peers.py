@@ -1,10 +1,9 @@
 """MosaicML streaming and WebDataset on blobs; run by benchmarks/nsq.py in an environment of theirs.
 
-python benchmarks/nsq_peers.py FOLDER COUNT BYTES
+python benchmarks/nsq_peers.py FOLDER MEDIA COUNT BYTES
 """
 
 import json
-import os
 import random
 import sys
 import time
@@ -59,8 +58,8 @@ def web(folder: Path, blobs: list[bytes]) -> dict[str, float]:
 
 def main() -> None:
     """Run both and print one JSON object."""
-    folder, count, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    source = os.urandom(2 * size)
+    folder, source = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
+    count, size = int(sys.argv[3]), int(sys.argv[4])
     blobs = [source[i : i + size] for i in range(count)]
     found = {"webdataset": web(folder / "web", blobs)}
     found["mosaicml-streaming"] = mosaic(folder / "mds", blobs)

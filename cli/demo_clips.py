@@ -52,7 +52,7 @@ def pair_examples(dataset: Path, media: Path) -> list[PairExample]:
         pair = next((p for p in pairs if p.chosen.condition_id not in used), pairs[0])
         used.add(pair.chosen.condition_id)
         shown = [
-            _shown(clip, side, media, f"pair-{dimension}-{side}", clip.scores.get(dimension))
+            _shown(clip, side, media, f"pair-{dimension}-{side}", clip.score(dimension))
             for side, clip in (("chosen", pair.chosen), ("rejected", pair.rejected))
         ]
         examples.append(PairExample(dimension, shown[0], shown[1]))

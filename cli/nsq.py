@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ft2.cli.nsq_import import import_dataset
 from ft2.cli.options import (
     ConfigArgs,
     DryRun,
@@ -21,6 +22,7 @@ from ft2.cli.options import (
 from ft2.errors import UsageError
 
 app = typer.Typer(help="Build, check and publish preference data.", no_args_is_help=True)
+app.command("import")(import_dataset)
 
 DatasetDir = Annotated[
     Path, typer.Argument(metavar="DIR", help="A dataset that `ft2 nsq build` wrote.")

@@ -19,8 +19,9 @@ Parser = Callable[[Row], Iterator[Answer | str]]
 
 
 def _videoalign(row: Row) -> Iterator[Answer | str]:
-    """Yield the answers of a row of KwaiVGI/VideoAlign's csv (VQ, MQ, TA, Overall)."""
-    names = {"VQ": "quality", "MQ": "motion", "TA": "text_alignment", "Overall": "overall"}
+    """Yield the answers of a row of KwaiVGI/VideoAlign's csv (VQ, MQ, TA, Overall; our LS)."""
+    names = {"VQ": "quality", "MQ": "motion", "LS": "lip"}
+    names |= {"TA": "text_alignment", "Overall": "overall"}
     there = [name for name in names if name in row]
     if not there:
         raise ValueError(f"none of the columns {', '.join(names)} is there")

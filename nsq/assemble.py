@@ -37,6 +37,18 @@ class Made:
     dataset_hash: str = ""
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How tables are cut into files."""
+
+    train_shards: int = 32
+    """Least number of files of a table's train split."""
+    shard_bytes: int = 450_000_000
+    """About how many bytes a file may have."""
+    sample_rate: int = 16000
+    """Of the sounds, in Hz."""
+
+
 def assemble(
     config: NsqConfig,
     output: Path,
@@ -55,12 +67,17 @@ def assemble(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     made, content = Made(), ContentHash()
+    layout = Layout(config.train_shards, config.shard_bytes, config.clip.sample_rate)
     for split in splits:
         write_batches(work / f"{split}.scored", split_batches(chunks, split))
     check_unique([work / f"{split}.scored" for split in splits])
     for number, split in enumerate(splits, start=1):
         with RangeFile(work / f"{split}.scored") as scored:
-            _write_split(config, output, split, scored, media, provenance, content, made)
+            rule = rule_of(config, scored)
+            tally = Tally(split, rule.thresholds)
+            counts = mine_split(scored, rule, work, split, tally.add)
+            made.stats.append(tally.to_json())
+            write_split(layout, output, split, scored, counts, media, provenance, content, made)
         pairs = made.stats[-1]["pairs"]
         progress.update("shards", number, len(splits), f"{split}: {pairs} pairs")
     made.dataset_hash = content.hexdigest()
@@ -102,35 +119,33 @@ def check_unique(scored_paths: Sequence[Path]) -> None:
         )
 
 
-def _write_split(
-    config: NsqConfig,
+def write_split(
+    layout: Layout,
     output: Path,
     split: str,
     scored: RangeFile,
+    counts: dict[str, int],
     media: Media,
     provenance: Provenance,
     content: ContentHash,
     made: Made,
 ) -> None:
-    rule = rule_of(config, scored)
-    tally = Tally(split, rule.thresholds)
-    counts = mine_split(scored, rule, output / "work", split, tally.add)
-    made.stats.append(tally.to_json())
-    least = config.train_shards if split == "train" else 1
-    bounds = cut(scored.column("media_bytes"), least, config.shard_bytes)
+    """Write clips, pairs and views of a split; its pairs lie in core files under `work`."""
+    least = layout.train_shards if split == "train" else 1
+    bounds = cut(scored.column("media_bytes"), least, layout.shard_bytes)
     paths = write_table(
-        output / "data" / "clips", split, clip_schema(config.clip.sample_rate), bounds,
+        output / "data" / "clips", split, clip_schema(layout.sample_rate), bounds,
         _checked(clip_columns(scored, media)), MEDIA_BATCH,
     )  # fmt: skip
     made.tables.append(describe_shards(output, "clips", split, paths, content))
-    _write_light(config, output, split, scored, counts, least, provenance, made, content)
+    _write_light(layout, output, split, scored, counts, least, provenance, made, content)
     if split == "test":
         counts = keep_one_a_prompt(scored, output / "work", split, UNIQUE_SPLIT, counts)
-        _write_light(config, output, UNIQUE_SPLIT, scored, counts, 1, provenance, made, None)
+        _write_light(layout, output, UNIQUE_SPLIT, scored, counts, 1, provenance, made, None)
 
 
 def _write_light(
-    config: NsqConfig,
+    layout: Layout,
     output: Path,
     split: str,
     scored: RangeFile,
@@ -154,7 +169,7 @@ def _write_light(
     ]
     for name, schema, columns in tables:
         count = counts[name]
-        shards = max(1, min(least, count), -(-count * _LIGHT_BYTES // config.shard_bytes))
+        shards = max(1, min(least, count), -(-count * _LIGHT_BYTES // layout.shard_bytes))
         bounds = [count * i // shards for i in range(shards + 1)]
         folder = output / "data" / name
         paths = write_table(folder, split, schema, bounds, columns, _LIGHT_BATCH)

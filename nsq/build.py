@@ -79,6 +79,7 @@ def _build(
     manifest = {
         "schema": SCHEMA_VERSION,
         "dataset_hash": made.dataset_hash,
+        "label_source": provenance.label_source,
         "critic": scorer.name,
         "models": models,
         "conditions_sha256": hash_file(config.conditions),
@@ -86,7 +87,7 @@ def _build(
         "tables": made.tables,
     }
     write_json(run.path / "stats.json", summary)
-    write_atomic(run.path / "README.md", render_card(config, manifest, summary))
+    write_atomic(run.path / "README.md", render_card(config.card, manifest, summary))
     write_json(run.path / "manifest.json", manifest)
     run.finish(summary)
     return summary
@@ -207,6 +208,7 @@ def _summary(
 ) -> dict[str, Any]:
     dropped = sum(d["count"] for d in drops)
     return {
+        "label_source": "critic",
         "num_candidates": total,
         "num_clips": total - dropped,
         "num_dropped": dropped,

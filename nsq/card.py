@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from ft2.nsq.config import NsqConfig
+from ft2.nsq.config import CardConfig
+from ft2.nsq.stats_page import origin
 from ft2.pairs import DIMENSIONS, STORES
 
 REQUIRED = (
@@ -24,18 +25,31 @@ MISSING = "NOT STATED"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def render_card(config: NsqConfig, manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
+def required(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the facts that a card must state; a critic's accuracy only where one gave labels."""
+    judged = manifest.get("label_source", "critic") == "critic"
+    return tuple(name for name in REQUIRED if judged or name != "critic_accuracy")
+
+
+def render_card(
+    card: CardConfig,
+    manifest: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    infos: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Return the text of README.md.
 
     Args:
-        config: The build's config.
+        card: Facts that no file can tell.
         manifest: As in manifest.json; its tables give splits and files.
         stats: Counted facts, as in stats.json.
+        infos: `dataset_info` of every config, for the Hub.
     """
-    head = yaml.safe_dump(
-        front_matter(config.card.model_dump(), manifest), sort_keys=False, allow_unicode=True
-    )
-    return f"---\n{head}---\n\n{_body(config, manifest, stats)}"
+    head = front_matter(card.model_dump(), manifest)
+    if infos:
+        head["dataset_info"] = list(infos)
+    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n\n{_body(card, manifest, stats)}"
 
 
 def front_matter(card: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,24 +81,18 @@ def front_matter(card: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[s
     }
 
 
-def _body(config: NsqConfig, manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
-    pairing, card = config.pairing, config.card
+def _body(card: CardConfig, manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
     facts = {name: getattr(card, name) or MISSING for name in REQUIRED}
     return f"""# {card.pretty_name}
 
 Preference pairs of talking-portrait clips along three dimensions: motion naturalness, lip
 synchronisation, visual quality. A dataset in the form of FantasyTalking2's Talking-NSQ.
 
-**Labels come from a model**, not from people.
+**{origin(manifest)}**
 
 ## How the labels were made
 
-For each condition (portrait, sound, prompt) clips were taken from {
-        ", ".join(f"`{name}`" for name in manifest["models"]) or "no model"
-    }; the critic
-`{manifest["critic"]}` gave P(yes) for each dimension. {_rule(pairing.model_dump(), stats)}
-
-Accuracy of the critic: {facts["critic_accuracy"]}
+{_how(manifest, stats, facts)}
 
 {_table(stats["splits"])}
 
@@ -96,7 +104,7 @@ Candidates: {stats["num_candidates"]}; clips: {stats["num_clips"]}. Dropped befo
 
 {_drops(stats["dropped"])}
 
-Filters: {_filters(config)}.
+Filters: {_filters(manifest["config"])}.
 
 ## Use
 
@@ -116,8 +124,7 @@ identity, source clip, sound, prompt or portrait; `test_unique` has one pair of 
 
 ## Limits
 
-The labels carry the critic's errors; do not report a critic's accuracy on them, and do not call
-them human preferences. Known biases: {facts["biases"]}
+{_warning(manifest)} Known biases: {facts["biases"]}
 
 Do not use the clips to imitate a person without consent, to deceive, or to identify anyone.
 
@@ -129,6 +136,33 @@ Do not use the clips to imitate a person without consent, to deceive, or to iden
 - Voices: {facts["voices_license"]}
 - This dataset: {facts["license"]}
 """
+
+
+def _how(manifest: Mapping[str, Any], stats: Mapping[str, Any], facts: Mapping[str, str]) -> str:
+    if "imported" in manifest:
+        taken = manifest["imported"]
+        refused = f"; {taken['refused']} rows were refused" if taken["refused"] else ""
+        return (
+            f"{taken['rows']} rows of a collection in the format {taken['format']} were imported "
+            f"({', '.join(taken['dimensions'])}){refused}. Clips that meet in pairs count as one "
+            "condition; a portrait or sound that the collection does not give is taken from its "
+            "clips."
+        )
+    models = ", ".join(f"`{name}`" for name in manifest["models"]) or "no model"
+    rule = _rule(manifest["config"]["pairing"], stats)
+    return f"""For each condition (portrait, sound, prompt) clips were taken from {models};
+the critic `{manifest["critic"]}` gave P(yes) for each dimension. {rule}
+
+Accuracy of the critic: {facts["critic_accuracy"]}"""
+
+
+def _warning(manifest: Mapping[str, Any]) -> str:
+    if manifest.get("label_source", "critic") == "critic":
+        return (
+            "The labels carry the critic's errors; do not report a critic's accuracy on them, and "
+            "do not call them human preferences."
+        )
+    return "Labels are as the collection gives them."
 
 
 def _rule(pairing: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
@@ -175,12 +209,13 @@ def _drops(dropped: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"- {row['reason']}: {row['count']}" for row in dropped) or "- none"
 
 
-def _filters(config: NsqConfig) -> str:
-    values = config.filters.model_dump()
-    used = [f"{k} {v}" for k, v in values.items() if v is not None and v is not False]
-    clip = config.clip
-    size = f"{clip.width}x{clip.height}, {clip.num_frames} frames at {clip.fps:g} fps"
-    return ", ".join([size, *used])
+def _filters(config: Mapping[str, Any]) -> str:
+    used = [f"{k} {v}" for k, v in config["filters"].items() if v is not None and v is not False]
+    clip = config.get("clip")
+    if clip is not None:
+        size = f"{clip['width']}x{clip['height']}, {clip['num_frames']} frames"
+        used.insert(0, f"{size} at {clip['fps']:g} fps")
+    return ", ".join(used) or "every clip decodes and has sound"
 
 
 def _shares(values: Mapping[str, float | None]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,14 @@ import pyarrow.parquet as pq
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS, ClipRecord, Preference, Store, read_pairs, read_table
 from ft2.runs import atomic_dir
+
+RECORD_TEXTS = (
+    "pair_id", "store", "better", "prompt", "condition_id", "identity_id", "audio_id",
+    "reference_id", "chosen_model", "rejected_model",
+)  # fmt: skip
+RECORD_SCORES = tuple(f"{side}_{d}" for d in DIMENSIONS for side in ("chosen", "rejected"))
+MEDIA_COLUMNS = ("chosen", "rejected", "sound", "portrait")
+"""What `webdataset` and `parquet` know of a pair, beside margin and seeds."""
 
 _TAR_PAIRS = 500
 _QUESTION = {
@@ -78,7 +87,7 @@ def _trl(_: Positions, pairs: Sequence[Preference], folder: Path) -> None:
             "prompt": p.chosen.prompt,
             "chosen": _media(folder, p.chosen),
             "rejected": _media(folder, p.rejected),
-            "margin": round(p.margin, 6),
+            **_margin(p),
         } for p in pairs
     ))  # fmt: skip
 
@@ -96,7 +105,7 @@ def _swift(_: Positions, pairs: Sequence[Preference], folder: Path) -> None:
             "rejected_videos": [_media(folder, p.rejected)],
             "rejected_audios": [_media(folder, p.rejected, sound=True)],
             "rejected_response": "Yes.",
-            "margin": round(p.margin, 6),
+            **_margin(p),
         } for p in pairs
     ))  # fmt: skip
 
@@ -134,13 +143,12 @@ def _genai_bench(positions: Positions, pairs: Sequence[Preference], folder: Path
     (folder / "data.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
 
 
-def _webdataset(_: Positions, pairs: Sequence[Preference], folder: Path) -> None:
+def _webdataset(positions: Positions, pairs: Sequence[Preference], folder: Path) -> None:
     """Tar files with chosen, rejected, sound, portrait and a record for each pair."""
     for start in range(0, len(pairs), _TAR_PAIRS):
         with tarfile.open(folder / f"{start // _TAR_PAIRS:05d}.tar", "w") as tar:
             for pair in pairs[start : start + _TAR_PAIRS]:
-                record = {"prompt": pair.chosen.prompt, "margin": round(pair.margin, 6)}
-                record |= {"chosen_model": pair.chosen.model, "rejected_model": pair.rejected.model}
+                record = _record(positions, pair)
                 parts = {
                     "chosen.mp4": bytes(pair.chosen.video),
                     "rejected.mp4": bytes(pair.rejected.video),
@@ -154,25 +162,49 @@ def _webdataset(_: Positions, pairs: Sequence[Preference], folder: Path) -> None
                     tar.addfile(info, io.BytesIO(data))
 
 
-def _parquet(_: Positions, pairs: Sequence[Preference], folder: Path) -> None:
-    """One Parquet file with both videos inside, ten pairs a row group."""
-    video = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    fields = [("pair_id", pa.string()), ("prompt", pa.string()), ("chosen", video)]
-    fields += [("rejected", video), ("margin", pa.float32())]
-    fields += [(f"{side}_{d}", pa.float32()) for d in DIMENSIONS for side in ("chosen", "rejected")]
+def _parquet(positions: Positions, pairs: Sequence[Preference], folder: Path) -> None:
+    """One Parquet file with both videos, the sound and the portrait inside, ten pairs a group."""
+    media = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    fields = [(name, pa.string()) for name in RECORD_TEXTS]
+    fields += [(name, media) for name in MEDIA_COLUMNS]
+    fields += [("chosen_seed", pa.int64()), ("rejected_seed", pa.int64()), ("margin", pa.float32())]
+    fields += [(name, pa.float32()) for name in RECORD_SCORES]
     schema = pa.schema(fields)
     with pq.ParquetWriter(folder / "pairs.parquet", schema) as writer:
         for start in range(0, len(pairs), 10):
-            rows = [_row(pair) for pair in pairs[start : start + 10]]
+            rows = [_record(positions, p) | _inside(p) for p in pairs[start : start + 10]]
             writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
-def _row(pair: Preference) -> dict[str, Any]:
-    row: dict[str, Any] = {"pair_id": pair.pair_id, "prompt": pair.chosen.prompt}
+def _inside(pair: Preference) -> dict[str, dict[str, Any]]:
+    """Return the media of a pair as columns of bytes and a file name."""
+    found = {}
+    for name, clip in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        found[name] = {"bytes": bytes(clip.video), "path": f"{clip.clip_id[:32]}.mp4"}
+    c = pair.chosen
+    found["sound"] = {"bytes": bytes(c.audio), "path": f"{c.audio_id}.flac"}
+    found["portrait"] = {"bytes": bytes(c.reference), "path": f"{c.reference_id}.png"}
+    return found
+
+
+def _record(positions: Positions, pair: Preference) -> dict[str, Any]:
+    """Return all that is known of a pair but its media; `RECORD_TEXTS` and `RECORD_SCORES`."""
+    c = pair.chosen
+    record: dict[str, Any] = {
+        "pair_id": pair.pair_id, "store": pair.store, "better": positions.sides(pair)[2],
+        "prompt": c.prompt, "condition_id": c.condition_id, "identity_id": c.identity_id,
+        "audio_id": c.audio_id, "reference_id": c.reference_id,
+    }  # fmt: skip
     for side, clip in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        row[side] = {"bytes": bytes(clip.video), "path": f"{clip.clip_id[:32]}.mp4"}
-        row |= {f"{side}_{d}": clip.scores.get(d) for d in DIMENSIONS}
-    return {**row, "margin": pair.margin}
+        record |= {f"{side}_model": clip.model, f"{side}_seed": clip.seed}
+        if clip.scores is not None:
+            record |= {f"{side}_{d}": clip.scores.get(d) for d in DIMENSIONS}
+    return record | _margin(pair)
+
+
+def _margin(pair: Preference) -> dict[str, float]:
+    """Return the margin; a label that was imported without one has none."""
+    return {} if math.isnan(pair.margin) else {"margin": round(pair.margin, 6)}
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import jinja2
 
 from ft2.errors import UsageError
+from ft2.nsq.stats_page import origin, read_stats
 from ft2.pairs import DIMENSIONS, LABELS, STORES, ClipRecord, read_clips, read_table
-from ft2.runs import atomic_dir, read_json
+from ft2.runs import atomic_dir
 
 _COLUMNS = ["pair_id", "condition_id", "prompt", "clip_a", "clip_b", "model_a", "model_b"]
 _COLUMNS += [f"label_{d}" for d in DIMENSIONS]
+_COLUMNS += [f"margin_{d}" for d in DIMENSIONS]
 _COLUMNS += [f"score_{side}_{d}" for side in "ab" for d in DIMENSIONS]
 _COLUMNS += [f"in_{store}" for store in STORES]
 
@@ -46,17 +48,22 @@ def write_gallery(dataset: Path, output: Path, split: str, count: int) -> dict[s
 def _rows(dataset: Path, split: str) -> Iterator[dict[str, Any]]:
     """Yield what the page knows of each pair."""
     for row in read_table(dataset, "pairs", split).select(_COLUMNS).to_pylist():
-        labels = {d: LABELS[row[f"label_{d}"]] for d in DIMENSIONS}
-        gaps = {d: row[f"score_a_{d}"] - row[f"score_b_{d}"] for d in DIMENSIONS}
-        a_wins = max((abs(gaps[d]) for d in DIMENSIONS if labels[d] == "A"), default=0.0)
-        b_wins = max((abs(gaps[d]) for d in DIMENSIONS if labels[d] == "B"), default=0.0)
+        labels = {d: LABELS[_or(row[f"label_{d}"], LABELS.index("tie"))] for d in DIMENSIONS}
+        gaps = {d: _or(row[f"margin_{d}"], 1.0) for d in DIMENSIONS}
+        a_wins = max((gaps[d] for d in DIMENSIONS if labels[d] == "A"), default=0.0)
+        b_wins = max((gaps[d] for d in DIMENSIONS if labels[d] == "B"), default=0.0)
         yield {
             **{name: row[name] for name in _COLUMNS[:7]},
             "labels": labels,
-            "scores": {s: {d: round(row[f"score_{s}_{d}"], 3) for d in DIMENSIONS} for s in "ab"},
+            "scores": {s: {d: row[f"score_{s}_{d}"] for d in DIMENSIONS} for s in "ab"},
             "stores": [store for store in STORES if row[f"in_{store}"]],
             "conflict": round(min(a_wins, b_wins), 4),
         }
+
+
+def _or(value: Any, otherwise: Any) -> Any:
+    """Return a value, or what stands for it where a label was imported without it."""
+    return otherwise if value is None else value
 
 
 def _copy(clip: ClipRecord, folder: Path) -> str:
@@ -69,11 +76,14 @@ def _copy(clip: ClipRecord, folder: Path) -> str:
 def _render(dataset: Path, split: str, rows: list[dict[str, Any]]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True)
-    title = "Talking-NSQ"
-    if (dataset / "stats.json").is_file():
-        pairs = read_json(dataset / "stats.json")["pairs"]
-        title += ", " + ", ".join(f"{name} {number}" for name, number in pairs.items())
+    stats = read_stats(dataset)
+    counts = ", ".join(f"{name} {number}" for name, number in stats["pairs"].items())
     data = json.dumps(rows).replace("<", "\\u003c")
     return environment.get_template("gallery.html.j2").render(
-        title=title, split=split, data=data, stores=STORES, dimensions=DIMENSIONS
+        title=f"Talking-NSQ, {counts}",
+        origin=origin(stats),
+        split=split,
+        data=data,
+        stores=STORES,
+        dimensions=DIMENSIONS,
     )

@@ -55,9 +55,12 @@ def describe_shards(root: Path, table: str, split: str, paths: Iterable[Path],
                     content: ContentHash | None = None) -> dict[str, Any]:  # fmt: skip
     """Return the manifest's entry of one table and split, and add its rows to `content`."""
     shards = []
+    # Pages of a map count as this process's memory, which would grow with the shards; beside media
+    # they are few, and without a map all media would be read once more.
+    opened = pa.memory_map if table == "clips" else pa.OSFile
     for path in paths:
         rows = 0
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+        with opened(str(path)) as source, pa.ipc.open_stream(source) as reader:
             for batch in reader:
                 rows += batch.num_rows
                 if content is not None:

@@ -12,8 +12,11 @@ from ft2.nsq.pairing import NUM_PATTERNS, Pairs, Rule, mine_pairs
 from ft2.nsq.scored import RangeFile, scores_of
 from ft2.pairs import STORES
 
-CORE = np.dtype([("a", "<i8"), ("b", "<i8"), ("labels", "i1", 3), ("stores", "?", 4)])
-"""A pair before its columns: rows of its clips in the split, labels, stores."""
+CORE = np.dtype(
+    [("a", "<i8"), ("b", "<i8"), ("labels", "i1", 3), ("stores", "?", 4), ("given", "<f4", 3)]
+)
+"""A pair before its columns: rows of its clips in the split, labels, stores, and the margins that
+came with the labels (NaN: the difference of the scores)."""
 
 Core = NDArray[Any]
 _BLOCK = 16_384
@@ -53,6 +56,7 @@ def mine_split(
             core = np.zeros(len(pairs), CORE)
             core["a"], core["b"] = pairs.a + start, pairs.b + start
             core["labels"], core["stores"] = pairs.labels, pairs.stores
+            core["given"] = np.nan
             for index, name in enumerate(counts):
                 part = core if name == "pairs" else core[pairs.stores[:, index - 1]]
                 part.tofile(files[name])

@@ -26,6 +26,9 @@ Hashes = NDArray[np.uint64]
 NUM_PATTERNS = 27
 """Patterns of (A wins, tie, B wins) over three dimensions."""
 
+UNLABELLED = 3
+"""The label of a dimension that imported pairs say nothing about."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -54,7 +57,7 @@ class Pairs:
     b: Ints
     """[P] row of clip B."""
     labels: Ints
-    """[P, 3] per dimension: 0 A is better, 1 B is better, 2 tie."""
+    """[P, 3] per dimension: 0 A is better, 1 B is better, 2 tie, `UNLABELLED` nobody was asked."""
     stores: Bools
     """[P, 4] membership in `STORES`."""
 

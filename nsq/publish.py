@@ -12,8 +12,8 @@ import yaml
 from ft2.config import load_config
 from ft2.errors import UsageError
 from ft2.hub import PlannedFile, PushPlan, check_repo_name
-from ft2.nsq.card import REQUIRED, front_matter, render_card
-from ft2.nsq.config import CardConfig, NsqConfig
+from ft2.nsq.card import front_matter, render_card, required
+from ft2.nsq.config import CardConfig
 from ft2.nsq.validate import validate
 from ft2.runs import read_json, write_atomic, write_json
 
@@ -41,7 +41,8 @@ def plan_push(dataset: Path, repo: str, card: CardConfig, *, private: bool = Tru
             f"{dataset} is not sound:\n" + "\n".join(problems[:20]),
             "see ft2 nsq validate; build the dataset anew",
         )
-    missing = [name for name in REQUIRED if not getattr(card, name).strip()]
+    manifest = read_json(dataset / "manifest.json")
+    missing = [name for name in required(manifest) if not getattr(card, name).strip()]
     if missing:
         raise UsageError(
             f"the card does not state: {', '.join(missing)}",
@@ -49,7 +50,7 @@ def plan_push(dataset: Path, repo: str, card: CardConfig, *, private: bool = Tru
         )
     files = [
         PlannedFile(parquet_name(shard["path"]), shard["rows"], shard["bytes"])
-        for entry in read_json(dataset / "manifest.json")["tables"]
+        for entry in manifest["tables"]
         for shard in entry["shards"]
         if entry["rows"]
     ]
@@ -64,7 +65,7 @@ def read_card(dataset: Path, file: Path | None) -> CardConfig:
         UsageError: the file is missing or has unknown keys.
     """
     path = dataset / "config.yaml"
-    built = yaml.safe_load(path.read_text("utf-8"))["card"] if path.is_file() else {}
+    built = yaml.safe_load(path.read_text("utf-8")).get("card", {}) if path.is_file() else {}
     if file is None:
         return CardConfig.model_validate(built)
     given = load_config(CardConfig, str(file))
@@ -139,15 +140,11 @@ def hub_card(dataset: Path, card: CardConfig, made: Mapping[str, Mapping[str, in
     """Return README.md for the Hub, with the `dataset_info` of every config."""
     manifest = read_json(dataset / "manifest.json")
     stats = read_json(dataset / "stats.json")
-    known = yaml.safe_load((dataset / "config.yaml").read_text("utf-8"))
-    config = NsqConfig.model_validate({**known, "card": card.model_dump()})
-    text = render_card(config, manifest, stats)
-    body = text.split("---\n", 2)[2]
-    head = front_matter(card.model_dump(), manifest)
-    head["dataset_info"] = [
-        _dataset_info(dataset, name["config_name"], manifest, made) for name in head["configs"]
+    names = [
+        config["config_name"] for config in front_matter(card.model_dump(), manifest)["configs"]
     ]
-    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
+    infos = [_dataset_info(dataset, name, manifest, made) for name in names]
+    return render_card(card, manifest, stats, infos)
 
 
 def _dataset_info(

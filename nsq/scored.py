@@ -131,6 +131,6 @@ def split_batches(chunks: Sequence[Path], split: str) -> Iterator[pa.RecordBatch
 
 
 def scores_of(table: pa.Table) -> NDArray[np.float64]:
-    """Return [N, 3] scores, with the values that float32 holds."""
+    """Return [N, 3] scores, with the values that float32 holds; NaN where there are none."""
     columns = [table[f"score_{d}"].to_numpy() for d in DIMENSIONS]
     return np.stack(columns, axis=1).astype(np.float64).reshape(table.num_rows, len(DIMENSIONS))

@@ -1,5 +1,6 @@
 """A static page of a dataset's counts: stores, score histograms, conflicts, wins between models."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,17 @@ import jinja2
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS, STORES
 from ft2.runs import read_json, write_atomic
+
+ORIGINS = {
+    "critic": "Labels come from a model.",
+    "human": "Labels come from people.",
+    "synthetic": "Labels come from how the clips were made.",
+}
+
+
+def origin(facts: Mapping[str, Any]) -> str:
+    """Return what every page says about where labels come from; facts as in stats.json."""
+    return ORIGINS[facts.get("label_source", "critic")]
 
 
 def read_stats(dataset: Path) -> dict[str, Any]:
@@ -29,7 +41,11 @@ def write_stats_page(stats: Mapping[str, Any], path: Path) -> None:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True)
     page = environment.get_template("stats.html.j2").render(
-        stats=stats, dimensions=DIMENSIONS, stores=STORES, win_rates=win_rates(stats)
+        stats=stats,
+        dimensions=DIMENSIONS,
+        stores=STORES,
+        win_rates=win_rates(stats),
+        origin=origin(stats),
     )
     write_atomic(path, page)
 
@@ -47,7 +63,8 @@ def win_rates(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
             )
             total["clips"] += row["clips"]
             for d in DIMENSIONS:
-                total[d][0] += row["mean_score"][d] * row["clips"]
+                mean = row["mean_score"][d]  # None for clips that no critic judged
+                total[d][0] += (math.nan if mean is None else mean) * row["clips"]
                 total[d][1] += row["wins"][d]
                 total[d][2] += row["losses"][d]
     for total in models.values():
@@ -55,7 +72,7 @@ def win_rates(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
             score, wins, losses = total[d]
             met = wins + losses
             total[d] = {
-                "score": score / max(1, total["clips"]),
+                "score": None if math.isnan(score) else score / max(1, total["clips"]),
                 "wins": wins / met if met else None,
                 "met": met,
             }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ft2.config import ClipFormat
 from ft2.media import encode_flac, encode_png, fit_audio, read_audio, read_image
 from ft2.nsq.mining import read_core
-from ft2.nsq.pairing import pair_id
+from ft2.nsq.pairing import UNLABELLED, pair_id
 from ft2.nsq.scored import RangeFile
 from ft2.nsq.shards import Column, Columns
 from ft2.pairs import DIMENSIONS, LABEL_SOURCES, STORES, Store
@@ -39,6 +39,7 @@ class Provenance:
 
     critic: str
     label_source: str = "critic"
+    """One of `LABEL_SOURCES`; how many people gave a label is known only for a critic's: none."""
     source: str = "generated"
     created_at: str | None = None
 
@@ -102,12 +103,13 @@ def pair_columns(scored: RangeFile, core: Path, provenance: Provenance) -> Colum
                 values[f"{name}_{side}"] = clips[name]
             values |= {f"score_{side}_{d}": clips[f"score_{d}"] for d in DIMENSIONS}
         for index, d in enumerate(DIMENSIONS):
-            score_a = a[f"score_{d}"].to_numpy().astype(np.float64)
-            score_b = b[f"score_{d}"].to_numpy().astype(np.float64)
-            values[f"label_{d}"] = rows["labels"][:, index].astype(np.int64)
-            values[f"margin_{d}"] = np.abs(score_a - score_b).astype(np.float32)
-            values[f"p_a_{d}"] = preference_probabilities(score_a, score_b).astype(np.float32)
-            values[f"n_annotators_{d}"] = np.zeros(len(rows), np.int16)
+            score_a, score_b = _floats(a[f"score_{d}"]), _floats(b[f"score_{d}"])
+            values[f"label_{d}"] = _labels(rows["labels"][:, index])
+            values[f"margin_{d}"] = _margins(rows["given"][:, index], np.abs(score_a - score_b))
+            chance = preference_probabilities(score_a, score_b).astype(np.float32)
+            values[f"p_a_{d}"] = pa.array(chance, from_pandas=True)
+            people = 0 if provenance.label_source == "critic" else None
+            values[f"n_annotators_{d}"] = [people] * len(rows)
         values |= {f"in_{s}": rows["stores"][:, i].copy() for i, s in enumerate(STORES)}
         return values | _provenance(provenance, len(rows))
 
@@ -135,8 +137,9 @@ def view_columns(scored: RangeFile, core: Path, store: Store, provenance: Proven
         gaps = []
         for d in DIMENSIONS:
             values |= {f"chosen_{d}": chosen[f"score_{d}"], f"rejected_{d}": rejected[f"score_{d}"]}
-            gaps.append(chosen[f"score_{d}"].to_numpy() - rejected[f"score_{d}"].to_numpy())
-        gap = np.min(gaps, axis=0) if store == "fusion" else gaps[index]
+            gaps.append(_floats(chosen[f"score_{d}"]) - _floats(rejected[f"score_{d}"]))
+        own = slice(None) if store == "fusion" else slice(index, index + 1)
+        gap = _margins(rows["given"][:, own].min(axis=1), np.min(gaps[own], axis=0))
         return values | {"margin": gap} | _provenance(provenance, len(rows))
 
     return columns
@@ -150,6 +153,23 @@ def preference_probabilities(
     total = for_a + for_b
     certain = total < 1e-30
     return np.where(certain, 0.5, for_a / np.where(certain, 1.0, total))
+
+
+def _floats(column: pa.Array) -> NDArray[np.float64]:
+    """Return scores; NaN where a clip was never judged."""
+    return column.to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _labels(codes: NDArray[np.int8]) -> pa.Array:
+    """Return a column of labels, null where nobody was asked."""
+    unknown = codes == UNLABELLED
+    return pa.array(codes.astype(np.int64), mask=unknown if unknown.any() else None)
+
+
+def _margins(given: NDArray[np.float32], gaps: NDArray[np.float64]) -> pa.Array:
+    """Return the margins that came with the labels, else the scores' difference, else null."""
+    found = np.where(np.isnan(given), gaps, given).astype(np.float32)
+    return pa.array(found, from_pandas=True)
 
 
 def _sides(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ft2.nsq.pairing import Pairs
+from ft2.nsq.pairing import UNLABELLED, Pairs
 from ft2.nsq.scored import scores_of
 from ft2.pairs import DIMENSIONS, STORES
 
@@ -29,6 +29,7 @@ class Tally:
     yes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     a_wins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     ties: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    labelled: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     agree: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     oppose: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, NUM_BINS), np.int64))
@@ -45,10 +46,12 @@ class Tally:
         inside = pairs.stores[:, :3]
         self.a_wins += ((pairs.labels == 0) & inside).sum(axis=0)
         self.ties += (pairs.labels == 2).sum(axis=0)
-        bins = np.minimum((scores * NUM_BINS).astype(int), NUM_BINS - 1)
+        self.labelled += (pairs.labels != UNLABELLED).sum(axis=0)
+        known = scores[~np.isnan(scores).any(axis=1)]
+        bins = np.minimum((known * NUM_BINS).astype(int), NUM_BINS - 1)
         for d in range(3):
             self.histogram[d] += np.bincount(bins[:, d], minlength=NUM_BINS)
-        sign = np.choose(pairs.labels, [1, -1, 0])
+        sign = np.choose(pairs.labels, [1, -1, 0, 0])
         for index, (one, other) in enumerate(_COUPLES):
             product = sign[:, one] * sign[:, other]
             self.agree[index] += (product > 0).sum()
@@ -87,7 +90,9 @@ class Tally:
             "position_a": {
                 d: _share(self.a_wins[i], self.stores[i]) for i, d in enumerate(DIMENSIONS)
             },
-            "tie_rate": {d: _share(self.ties[i], self.pairs) for i, d in enumerate(DIMENSIONS)},
+            "tie_rate": {
+                d: _share(self.ties[i], self.labelled[i]) for i, d in enumerate(DIMENSIONS)
+            },
             "conflicts": {
                 f"{DIMENSIONS[i]}-{DIMENSIONS[j]}": {
                     "agree": int(self.agree[k]), "oppose": int(self.oppose[k])
@@ -107,6 +112,7 @@ class Tally:
 
 def _by_dimension(values: NDArray[Any]) -> dict[str, Any]:
     rounded = [round(v, 6) if isinstance(v, float) else v for v in values.tolist()]
+    rounded = [None if v != v else v for v in rounded]
     return dict(zip(DIMENSIONS, rounded, strict=True))
 
 

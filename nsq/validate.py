@@ -45,6 +45,8 @@ class _Checked:
     content: ContentHash = field(default_factory=ContentHash)
     places: dict[str, dict[str, set[str]]] = field(default_factory=dict)
     pairs: int = 0
+    judged: bool = True
+    """Whether a critic gave the labels, so that every clip has its scores."""
 
     def say(self, text: str) -> None:
         self.problems.append(text)
@@ -72,7 +74,7 @@ def validate(root: Path, decode: Decode = "sample", seed: int = 0) -> dict[str, 
             f"{root} has schema {manifest.get('schema')}, this ft2 reads {SCHEMA_VERSION}",
             "use the ft2 that wrote it, or build it anew",
         )
-    seen = _Checked(root)
+    seen = _Checked(root, judged=manifest.get("label_source", "critic") == "critic")
     whole = [entry for entry in manifest["tables"] if _files_are_whole(seen, entry)]
     _no_strangers(seen, manifest)
     complete = len(whole) == len(manifest["tables"])
@@ -151,7 +153,7 @@ def _check_clips(seen: _Checked, entry: Mapping[str, Any], decode: Decode, seed:
             for value in batch.column(kind).unique().to_pylist():
                 places.setdefault(value, set()).add(split)
         for d in DIMENSIONS:
-            if not _are_probabilities(batch.column(f"score_{d}")):
+            if not _are_probabilities(batch.column(f"score_{d}"), seen.judged):
                 seen.say(f"{name} has score_{d} outside [0, 1]")
         for row in wanted & set(range(start, start + batch.num_rows)):
             _check_media(seen, name, batch, row - start)
@@ -224,7 +226,8 @@ def _check_labels(seen: _Checked, name: str, batch: pa.RecordBatch, d: str) -> t
     label = batch.column(f"label_{d}").fill_null(LABELS.index("tie")).to_numpy()
     if not np.isin(label, range(len(LABELS))).all():
         seen.say(f"{name}: label_{d} has values outside {LABELS}")
-    if not all(_are_probabilities(batch.column(f"score_{side}_{d}")) for side in "ab"):
+    columns = [batch.column(f"score_{side}_{d}") for side in "ab"]
+    if not all(_are_probabilities(column, seen.judged) for column in columns):
         seen.say(f"{name} has scores of {d} outside [0, 1]")
     inside = batch.column(f"in_{d}").to_numpy(zero_copy_only=False)
     if (label[inside] == LABELS.index("tie")).any():
@@ -243,7 +246,8 @@ def _check_view(seen: _Checked, entry: Mapping[str, Any]) -> None:
                 seen.say(f"{name}: {side}_row points outside the table clips")
             elif not clips.take(pa.array(rows)).equals(batch.column(side)):
                 seen.say(f"{name}: {side}_row and {side} are not the same clip")
-        if batch.num_rows and pc.min(batch.column("margin")).as_py() < 0:
+        least = pc.min(batch.column("margin")).as_py()
+        if least is not None and least < 0:
             seen.say(f"{name}: a chosen clip has the lower score")
 
 
@@ -259,8 +263,9 @@ def _are_there(seen: _Checked, where: str, ids: pa.Array, clips: pa.Array | None
         seen.say(f"{where} names {len(missing)} clips that are not there, such as {missing[0]}")
 
 
-def _are_probabilities(values: pa.Array) -> bool:
-    numbers = values.to_numpy(zero_copy_only=False)
+def _are_probabilities(values: pa.Array, judged: bool) -> bool:
+    """Return whether all are; where people gave the labels, a clip may have no score."""
+    numbers = (values if judged else values.drop_null()).to_numpy(zero_copy_only=False)
     return bool(((numbers >= 0) & (numbers <= 1)).all())
 
 

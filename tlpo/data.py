@@ -1,6 +1,7 @@
 """Batches of encoded pairs: what is held out, what is dropped, and how much each counts."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -154,9 +155,18 @@ def pair_weights(margins: Sequence[float], kind: str, power: float) -> list[floa
         kind: ``none``; ``confidence``: the gap itself; ``rarity``: one over the share of pairs in
             the gap's tenth of the range (VideoDPO, arXiv 2412.14167, sec. 3.3).
         power: Exponent of either.
+
+    Raises:
+        UsageError: A pair has no margin: its label was imported without one.
     """
     if kind == "none" or not margins:
         return None
+    unknown = sum(map(math.isnan, margins))
+    if unknown:
+        raise UsageError(
+            f"{unknown} of {len(margins)} pairs have no margin, which dpo.pair_weight={kind} needs",
+            "their labels were imported without one: set dpo.pair_weight=none",
+        )
     values = [max(margin, 1e-6) for margin in margins]
     if kind == "rarity":
         low, high = min(values), max(values)

@@ -1,5 +1,6 @@
 """Reading of a dataset directory: tables, clips with media, pairs, and the view of one store."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -74,11 +75,17 @@ def read_clips(dataset_dir: Path | str, split: str = "train") -> dict[str, ClipR
         rows = batch.drop_columns(_MEDIA).to_pylist()
         media = {n: batch.column(n).field("bytes") for n in _MEDIA}
         for i, row in enumerate(rows):
-            scores = Scores(*(min(1.0, max(0.0, row.pop(f"score_{d}"))) for d in DIMENSIONS))
+            scores = _scores([row.pop(f"score_{d}") for d in DIMENSIONS])
             row.pop("seconds"), row.pop("has_audio"), row.pop("source_id", None)
             buffers = {name: column[i].as_buffer() for name, column in media.items()}
             clips[row["clip_id"]] = ClipRecord(**row, split=split, scores=scores, **buffers)
     return clips
+
+
+def _scores(values: list[float | None]) -> Scores | None:
+    """Return the scores of a clip, None where it has none; float32 may leave [0, 1] by an ulp."""
+    known = [min(1.0, max(0.0, value)) for value in values if value is not None]
+    return Scores(*known) if len(known) == len(DIMENSIONS) else None
 
 
 def read_pair_records(dataset_dir: Path | str, split: str = "train") -> Iterator[PairRecord]:
@@ -89,11 +96,15 @@ def read_pair_records(dataset_dir: Path | str, split: str = "train") -> Iterator
             condition_id=row["condition_id"],
             clip_a=row["clip_a"],
             clip_b=row["clip_b"],
-            labels=tuple(LABELS[row[f"label_{d}"]] for d in DIMENSIONS),  # type: ignore[arg-type]
-            scores_a=Scores(*(row[f"score_a_{d}"] for d in DIMENSIONS)),
-            scores_b=Scores(*(row[f"score_b_{d}"] for d in DIMENSIONS)),
+            labels=tuple(_label(row[f"label_{d}"]) for d in DIMENSIONS),
+            scores_a=_scores([row[f"score_a_{d}"] for d in DIMENSIONS]),
+            scores_b=_scores([row[f"score_b_{d}"] for d in DIMENSIONS]),
             stores=tuple(store for store in STORES if row[f"in_{store}"]),
         )
+
+
+def _label(value: int | None) -> str | None:
+    return None if value is None else LABELS[value]
 
 
 def read_pairs(dataset_dir: Path | str, dimension: Store, split: str = "train") -> list[Preference]:
@@ -113,12 +124,11 @@ def read_pairs(dataset_dir: Path | str, dimension: Store, split: str = "train") 
     table = read_table(Path(dataset_dir), "pairs", split)
     decided = DIMENSIONS if dimension == "fusion" else (dimension,)
     names = ["pair_id", "clip_a", "clip_b", f"label_{decided[0]}"]
+    names += [f"margin_{d}" for d in decided]
     rows = table.filter(table[f"in_{dimension}"]).select(names)
     preferences = []
-    for pair_id, a, b, label in zip(*(c.to_pylist() for c in rows.columns), strict=True):
+    for pair_id, a, b, label, *gaps in zip(*(c.to_pylist() for c in rows.columns), strict=True):
         chosen, rejected = (a, b) if LABELS[label] == "A" else (b, a)
-        gaps = [clips[chosen].scores.get(d) - clips[rejected].scores.get(d) for d in decided]
-        preferences.append(
-            Preference(pair_id, dimension, clips[chosen], clips[rejected], min(gaps))
-        )
+        margin = math.nan if None in gaps else min(gaps)
+        preferences.append(Preference(pair_id, dimension, clips[chosen], clips[rejected], margin))
     return preferences

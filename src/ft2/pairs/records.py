@@ -94,13 +94,18 @@ class ClipRecord:
     height: int
     fps: float
     num_frames: int
-    scores: Scores
+    scores: Scores | None
+    """What the critic said; None for a clip that came with labels and was never judged."""
     video: pa.Buffer
     """Bytes of the mp4 file, sound included."""
     audio: pa.Buffer
     """Bytes of a FLAC file, mono."""
     reference: pa.Buffer
     """Bytes of a PNG file: the portrait that the clip was generated from."""
+
+    def score(self, dimension: Dimension) -> float:
+        """Return P(yes) of one dimension, NaN for a clip that was never judged."""
+        return math.nan if self.scores is None else self.scores.get(dimension)
 
     def write_media(self, directory: Path) -> tuple[Path, Path, Path]:
         """Write the media to `directory` and return the paths of video, audio and portrait."""
@@ -118,16 +123,16 @@ class ClipRecord:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """Two clips of one condition with a label per dimension ("A", "B" or "tie")."""
+    """Two clips of one condition with a label per dimension ("A", "B", "tie" or None)."""
 
     pair_id: str
     condition_id: str
     clip_a: str
     clip_b: str
-    labels: tuple[str, str, str]
-    """In the order of `DIMENSIONS`."""
-    scores_a: Scores
-    scores_b: Scores
+    labels: tuple[str | None, ...]
+    """In the order of `DIMENSIONS`; None where nobody was asked."""
+    scores_a: Scores | None
+    scores_b: Scores | None
     stores: tuple[Store, ...]
     """Stores that use this pair: its decided dimensions within margin and cap, and "fusion"."""
 
@@ -141,7 +146,8 @@ class Preference:
     chosen: ClipRecord
     rejected: ClipRecord
     margin: float
-    """Score of chosen minus rejected on the store's dimension; the smallest of all for "fusion"."""
+    """Score of chosen minus rejected on the store's dimension; the smallest of all for "fusion".
+    NaN where the labels came without scores."""
 
 
 def preference_probability(score_a: float, score_b: float) -> float:
