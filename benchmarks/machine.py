@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 
@@ -16,5 +18,12 @@ def cpu() -> str:
 
 
 def header() -> dict[str, str | int | None]:
-    """Return the processor, its cores and Python's version."""
-    return {"cpu": cpu(), "python": platform.python_version(), "cores": os.cpu_count()}
+    """Return command, date, processor, its cores and Python's version."""
+    script = f"benchmarks/{Path(sys.argv[0]).name}"
+    return {
+        "command": " ".join(["python", script, *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": cpu(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }

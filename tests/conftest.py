@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -91,3 +92,30 @@ def ask_page(tmp_path: Path) -> Callable[..., Any]:
         return answers[0]
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def check_command() -> Callable[[str], None]:
+    """Check that an ``ft2`` command line of a text exists: command, options, preset and keys."""
+    import typer.main
+
+    from ft2.cli import app
+    from ft2.cli.config import config_class
+    from ft2.config import load_config, preset_names
+
+    def check(line: str) -> None:
+        words = shlex.split(line)[1:]
+        command: Any = typer.main.get_command(app)
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert not hasattr(command, "commands"), f"'{line}' names no command"
+        known = {spelling for parameter in command.params for spelling in parameter.opts}
+        odd = [word for word in words if word.startswith("-") and word not in known]
+        assert not odd, f"'{line}': {odd[0]} is none of {', '.join(sorted(known))}"
+        presets = [w for w in words if w.startswith(("nano/", "full/"))]
+        assert set(presets) <= set(preset_names()), line
+        for preset in presets:
+            overrides = [w for w in words if "=" in w and not w.startswith("-")]
+            load_config(config_class(preset.partition("/")[2]), preset, overrides)
+
+    return check

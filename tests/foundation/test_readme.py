@@ -2,16 +2,12 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
 from ft2.__main__ import main
-from ft2.cli import app
-from ft2.cli.config import config_class
-from ft2.config import load_config, preset_names
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,25 +41,9 @@ def test_the_two_commands_and_the_four_are_there():
 
 @pytest.mark.parametrize("line", FT2)
 def test_each_command_exists_with_its_options_and_keys(
-    line: str, capsys: pytest.CaptureFixture[str]
+    line: str, check_command: Callable[[str], None]
 ):
-    words = shlex.split(line)[1:]
-    command: Any = typer.main.get_command(app)
-    path = []
-    while words and words[0] in getattr(command, "commands", {}):
-        path.append(words[0])
-        command = command.commands[words.pop(0)]
-    assert not hasattr(command, "commands"), f"'{line}' names no command"
-    assert call(*path, "--help") == 0
-    usage = capsys.readouterr().out
-    known = {spelling for parameter in command.params for spelling in parameter.opts}
-    for word in words:
-        assert not word.startswith("-") or word in known, f"{word} is no option\n{usage}"
-    presets = [w for w in words if w.startswith(("nano/", "full/"))]
-    assert set(presets) <= set(preset_names())
-    for preset in presets:
-        overrides = [w for w in words if "=" in w]
-        load_config(config_class(preset.partition("/")[2]), preset, overrides)
+    check_command(line)
 
 
 def test_the_config_commands_run_in_order(
