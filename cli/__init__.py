@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 
 from ft2 import __version__
-from ft2.cli import config, critic, demo, generate, generator, info, nsq, puppet, tlpo, weights
+from ft2.cli import (
+    config,
+    critic,
+    demo,
+    evaluate,
+    generate,
+    generator,
+    info,
+    nsq,
+    puppet,
+    tlpo,
+    weights,
+)
 
 NOUNS = {
     "critic": critic.app,
@@ -28,6 +40,7 @@ NOUNS = {
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate.generate,
+    "evaluate": evaluate.evaluate,
     "demo": demo.demo,
     "info": info.info,
 }

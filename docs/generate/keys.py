@@ -24,6 +24,7 @@ MODELS = {
     "generator": ("Base generator", "ft2 generator train", KINDS["generator-clip"]),
     "demo": ("Demo", "ft2 demo", KINDS["demo"]),
     "compare": ("Comparing methods", "ft2 tlpo compare", "ft2.cli.compare_config:CompareConfig"),
+    "evaluate": ("Evaluation", "ft2 evaluate", "ft2.metrics.config:EvaluateConfig"),
     "plan": ("Conditions from lists", "ft2 nsq plan", "ft2.nsq.plan:PlanConfig"),
     "prepare": ("Training clips", "ft2 generator prepare", "ft2.generator.config:VideosConfig"),
     "split": ("Splitting ratings", "ft2 critic split", "ft2.critic.config:SplitConfig"),

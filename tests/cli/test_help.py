@@ -41,7 +41,7 @@ def run(*argv: str, code: str = "from ft2.__main__ import main; main()") -> Any:
 def test_the_nouns_and_commands_are_all_there():
     assert {path[0] for path in COMMANDS if path} == {
         *("critic", "nsq", "tlpo", "generator", "puppet", "weights", "config"),
-        *("generate", "demo", "info"),
+        *("generate", "evaluate", "demo", "info"),
     }
 
 

@@ -9,6 +9,7 @@ spread of clean clips.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,27 +70,33 @@ def judge(frames: Frames, probe: PuppetProbe, driving: Curves, fps: float) -> Ju
 
 
 def lip_parts(lips: Array, driving: Curves) -> dict[str, float]:
-    """Compare tracked lips [F, 2] (open, width) with the driving ones.
+    """Compare tracked lips [F, 2] (open, width) with the driving ones: `mouth_agreement`."""
+    return mouth_agreement(lips, np.stack([driving.open, driving.width], -1))
+
+
+def mouth_agreement(
+    shown: NDArray[np.floating[Any]], meant: NDArray[np.floating[Any]], max_lag: int = MAX_LAG
+) -> dict[str, float]:
+    """Compare a shown mouth [F, 2] (open, width) with the one that was meant [F, 2].
 
     `concordance` is Lin's coefficient (Biometrics 45, 1989) over both curves, width at half
     weight: 1 - E(x-y)^2 / (var x + var y + (mean x - mean y)^2), where the spread carries a small
     floor so that a shut mouth in silence scores near 1 and not at random. Unlike correlation it
-    falls for a muted or exaggerated mouth. `offset` is the lag in frames (positive: the mouth is
-    late) of the best correlation, `best` that correlation, `gain` the amplitude ratio.
+    falls for a muted or exaggerated mouth. `offset` is the lag in frames, up to `max_lag` either
+    way (positive: the mouth is late), of the best correlation, `best` that correlation, `gain`
+    the amplitude ratio.
     """
-    weight = np.array([1.0, _WIDTH_WEIGHT])
-    shown = lips.astype(np.float64) * np.sqrt(weight)
-    meant = np.stack([driving.open, driving.width], -1).astype(np.float64) * np.sqrt(weight)
-    error = ((shown - meant) ** 2).mean(0).sum()
-    spread = shown.var(0).sum() + meant.var(0).sum()
-    spread += ((shown.mean(0) - meant.mean(0)) ** 2).sum()
-    lags = range(-MAX_LAG, MAX_LAG + 1)
-    found = [_correlation(*_lagged(shown, meant, lag)) for lag in lags]
+    weight = np.sqrt([1.0, _WIDTH_WEIGHT])
+    x, y = np.asarray(shown, np.float64) * weight, np.asarray(meant, np.float64) * weight
+    error = ((x - y) ** 2).mean(0).sum()
+    spread = x.var(0).sum() + y.var(0).sum() + ((x.mean(0) - y.mean(0)) ** 2).sum()
+    lags = range(-max_lag, max_lag + 1)
+    found = [_correlation(*_lagged(x, y, lag)) for lag in lags]
     best = int(np.argmax(found))
-    gain = np.sqrt((shown.var(0).sum() + 1e-6) / (meant.var(0).sum() + 1e-6))
+    gain = np.sqrt((x.var(0).sum() + 1e-6) / (y.var(0).sum() + 1e-6))
     return {
         "concordance": float(1 - error / (spread + _LIP_FLOOR)),
-        "correlation": found[MAX_LAG],
+        "correlation": found[max_lag],
         "offset": float(lags[best]),
         "best": found[best],
         "gain": float(gain),
@@ -97,7 +104,7 @@ def lip_parts(lips: Array, driving: Curves) -> dict[str, float]:
 
 
 def motion_parts(pose: Array, fps: float) -> dict[str, float]:
-    """Measure how natural a head moves; pose float32 [F, 5] as the probe tracks it.
+    """Measure how natural a head moves; pose float32 [F, >= 3] as the probe tracks it.
 
     `score` = -(log excess of RMS acceleration + half the log excess of its peak + log shortfall
     of the pose spread + share of frames at a standstill). Each term is 0 for natural motion;
@@ -159,10 +166,15 @@ def landmark_lip(frames: Frames, driving: Curves) -> float:
 def inner_lip_aperture(points: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the mean height of the inner lips [F] in face units, of landmarks [F, 478, 3]."""
     upper, lower = [82, 13, 312], [87, 14, 317]
+    height = np.linalg.norm(points[:, lower, :2] - points[:, upper, :2], axis=2).mean(axis=1)
+    return np.asarray(height / face_units(points), np.float64)
+
+
+def face_units(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the way from the eyes to the mouth in pixels [F], of landmarks [F, 478, 3]."""
     eyes = points[:, [33, 133, 362, 263], :2].mean(axis=1)
     unit = np.linalg.norm(points[:, [61, 291], :2].mean(axis=1) - eyes, axis=1)
-    height = np.linalg.norm(points[:, lower, :2] - points[:, upper, :2], axis=2).mean(axis=1)
-    return np.asarray(height / np.maximum(unit, 1e-6), np.float64)
+    return np.asarray(np.maximum(unit, 1e-6), np.float64)
 
 
 def _lagged(
