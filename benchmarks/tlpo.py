@@ -12,8 +12,6 @@ import json
 import os
 import platform
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -110,7 +108,8 @@ def nano_step(**settings: Any) -> tuple[Callable[..., Any], Any]:
     from ft2.tlpo.config import DpoConfig, ExpertConfig
     from ft2.tlpo.data import Batch
     from ft2.tlpo.gate import constant_gate
-    from ft2.tlpo.step import PreferenceStep, base_gate
+    from ft2.tlpo.passes import base_gate
+    from ft2.tlpo.step import PreferenceStep
     from ft2.wan.condition import Conditioning
     from ft2.wan.spec import WanSpec
     from ft2.wan.weights import load_talking_model
@@ -154,54 +153,56 @@ def stored_reference(rounds: int) -> dict[str, Any]:
 
 
 def decomposed(rounds: int) -> dict[str, Any]:
-    """Compare plain and decomposed backward: time here, peak memory in a process each."""
+    """Compare plain and decomposed backward: time, FLOPs and peak memory of tensors."""
     plain, _ = nano_step()
     split, _ = nano_step(decomposed=True)
-    seconds = best({"plain": plain, "decomposed": split}, rounds)
-    peaks = {}
-    for name in ("plain", "decomposed"):
-        command = [sys.executable, __file__, "--peak-of", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[name] = float(done.stdout.split()[-1])
-    return {
-        "seconds": seconds,
-        "time": seconds["decomposed"] / seconds["plain"],
-        "peak_activations_mb": peaks,
-        "memory": peaks["decomposed"] / peaks["plain"],
+    steps = {"plain": plain, "decomposed": split}
+    report: dict[str, Any] = {
+        "seconds": best(steps, rounds),
+        "gflop": {name: counted_flops(step) / 1e9 for name, step in steps.items()},
+        "peak_mb": {name: peak_mb(step) for name, step in steps.items()},
     }
+    for name, key in (("time", "seconds"), ("flops", "gflop"), ("memory", "peak_mb")):
+        report[name] = report[key]["decomposed"] / report[key]["plain"]
+    return report
 
 
-def peak_of(name: str) -> float:
-    """Return the megabytes that a step's peak lies above what the process held before."""
-    run, known = nano_step(decomposed=name == "decomposed")
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
-    run(known)
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> float:
-    status = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in status if line.startswith(field)).split()[1]) / 1024
-
-
-def plan_against_measured() -> dict[str, Any]:
-    """Compare the plan's FLOPs of a nano pair with those that torch counts in a real step."""
+def counted_flops(call: Callable[[], object]) -> float:
+    """Return the FLOPs that torch counts in a call."""
     from torch.utils.flop_counter import FlopCounterMode
-
-    from ft2.config import load_config
-    from ft2.tlpo.config import ExpertConfig
-    from ft2.tlpo.plan import plan_stage
-
-    run, _ = nano_step()
 
     def product(_out: object, a: list[int], b: list[int], **_: object) -> int:
         return 2 * a[0] * a[1] * b[1]
 
     in_place = {torch.ops.aten.addmm_: product}  # torch's counter leaves it out
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
-        run()
-    counted = counter.get_total_flops() / 8 / 1e12
+        call()
+    return float(counter.get_total_flops())
+
+
+def peak_mb(call: Callable[[], object]) -> float:
+    """Return the most megabytes of tensors that a call held at a time, by the profiler's count."""
+    from torch.profiler import ProfilerActivity, profile
+
+    call()  # gradients exist from here on
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    held = most = 0
+    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most / 1e6
+
+
+def plan_against_measured() -> dict[str, Any]:
+    """Compare the plan's FLOPs of a nano pair with those that torch counts in a real step."""
+    from ft2.config import load_config
+    from ft2.tlpo.config import ExpertConfig
+    from ft2.tlpo.plan import plan_stage
+
+    run, _ = nano_step()
+    counted = counted_flops(run) / 8 / 1e12
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"dataset={folder}/none"]
         plan: Any = plan_stage(load_config(ExpertConfig, "nano/expert-lip", overrides))
@@ -215,12 +216,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--dim", type=int, default=5120)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peak-of", choices=["plain", "decomposed"])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.peak_of:
-        print(peak_of(given.peak_of))
-        return
     report = {
         "machine": {
             "platform": platform.platform(),

@@ -111,8 +111,8 @@ class DpoConfig(Config):
     weight_power: float = Field(1.0, gt=0)
     """Exponent of the pair weight."""
     decomposed: bool = False
-    """Go through the two sides one after the other and recompute each in the backward pass: half
-    the activation memory for about a fifth more work, and the same gradient."""
+    """Go through the two sides one after the other and recompute the rejected one in the backward
+    pass: half the activation memory for about an eighth more work, and the same gradient."""
 
     @model_validator(mode="after")
     def _check_loss(self) -> "DpoConfig":

@@ -17,8 +17,9 @@ from ft2.tlpo.data import PairData, pair_weights, require_pairs, split_held_out
 from ft2.tlpo.diagnostics import find_alarms
 from ft2.tlpo.gate import constant_gate
 from ft2.tlpo.loop import HeldOut, Training, run_loop
+from ft2.tlpo.passes import GateFunction
 from ft2.tlpo.reference import StoredReference, reference_identity, stored_reference
-from ft2.tlpo.step import GateFunction, PreferenceStep
+from ft2.tlpo.step import PreferenceStep
 from ft2.wan.model import TalkingModel
 from ft2.wan.weights import load_talking_model
 

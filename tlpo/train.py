@@ -18,10 +18,10 @@ from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
 from ft2.tlpo.diagnostics import gate_alarms
 from ft2.tlpo.experts import ExpertName, install_policy_experts, ordered
 from ft2.tlpo.gate import FusionGate, make_gate, share_entropy, timestep_features
+from ft2.tlpo.passes import GateFunction, base_gate
 from ft2.tlpo.policy import save_policy
 from ft2.tlpo.report import write_run_report
 from ft2.tlpo.stage import Result, Stage, constant, open_stage, prepare_model, read_view
-from ft2.tlpo.step import GateFunction, base_gate
 from ft2.wan.model import TalkingModel
 
 

@@ -117,7 +117,7 @@ def pair_flops(
     """
     base, experts = forward_flops(architecture), expert_flops(architecture, held)
     policy = base.total + experts
-    forwards = 1 + config.gradient_checkpointing + config.dpo.decomposed
+    forwards = 1 + config.gradient_checkpointing + config.dpo.decomposed / 2
     trained = 2 if isinstance(config, ExpertConfig) else 1
     side = forwards * policy + base.backward + trained * experts
     if not config.sigma.stored_draws:

@@ -72,7 +72,7 @@ def test_full_pair() -> None:
     assert pair_tflop(small) == pytest.approx(8450, rel=0.02)
     stored = pair_tflop(small, "sigma.stored_draws=4")
     assert stored == pytest.approx(6630, rel=0.02)
-    assert pair_tflop(small, "dpo.decomposed=true") == pytest.approx(8450 + 2 * 910, rel=0.02)
+    assert pair_tflop(small, "dpo.decomposed=true") == pytest.approx(8450 + 910, rel=0.02)
     assert pair_tflop() > 1.01 * pair_tflop(small)
 
 

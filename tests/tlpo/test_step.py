@@ -12,7 +12,8 @@ from ft2.lora import expert_parameters, install_experts
 from ft2.tlpo.config import DpoConfig
 from ft2.tlpo.data import Batch
 from ft2.tlpo.gate import FusionGate, constant_gate, timestep_features
-from ft2.tlpo.step import PreferenceStep, base_gate, pair_errors
+from ft2.tlpo.passes import base_gate, pair_errors
+from ft2.tlpo.step import PreferenceStep
 from ft2.wan.model import TalkingModel
 
 

@@ -3,6 +3,7 @@
 Every check is run twice: on the code as it is, and with the defect put into it.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,12 @@ import ft2.tlpo.step as step_module
 from ft2.engine import TorchEngine
 from ft2.lora import FusedLinear, expert_parameters, fused_linears, install_experts, read_adapter
 from ft2.runs import Silent
-from ft2.tlpo import export
+from ft2.tlpo import export, passes
 from ft2.tlpo.config import DpoConfig, SigmaConfig
 from ft2.tlpo.draws import step_draws
 from ft2.tlpo.export import export_lora
 from ft2.tlpo.gate import FusionGate, timestep_features
-from ft2.tlpo.step import PreferenceStep, base_gate
+from ft2.tlpo.step import PreferenceStep
 from ft2.tlpo.train import train_expert
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
@@ -44,17 +45,18 @@ def defect(name: str, plant: Callable[[Patch], None]) -> Callable[[Check], Check
 
 def make(model: TalkingModel, **settings) -> PreferenceStep:
     trainable = {n: p for n, p in model.dit.named_parameters() if p.requires_grad}
-    return PreferenceStep(model, one, base_gate, trainable, DpoConfig(**{"beta": 50, **settings}))
+    return PreferenceStep(
+        model, one, passes.base_gate, trainable, DpoConfig(**{"beta": 50, **settings})
+    )
 
 
 def plant_1(patch: Patch) -> None:
-    add = step_module.add_noise
+    add, calls = passes.add_noise, itertools.count()
 
     def own_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        half = len(noise) // 2
-        return add(clean, torch.cat((noise[:half], noise[half:].flip(0))), sigma)
+        return add(clean, noise.flip(0) if next(calls) % 2 else noise, sigma)
 
-    patch.setattr(step_module, "add_noise", own_noise)
+    patch.setattr(passes, "add_noise", own_noise)
 
 
 @defect("1 noise or timestep differ between the sides", plant_1)
@@ -118,7 +120,7 @@ def plant_5(patch: Patch) -> None:
     right = step_module.pair_velocities
 
     def leaking(model: TalkingModel, draws: object, gate: object, split: bool = False) -> object:
-        if gate is not base_gate:
+        if gate is not passes.base_gate:
             return right(model, draws, gate, split)
         experts = expert_parameters(model.dit)
         for p in experts:
