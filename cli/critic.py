@@ -1,7 +1,6 @@
 """Commands of `ft2 critic`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,9 +18,6 @@ from ft2.cli.options import (
     split_config_args,
 )
 from ft2.errors import UsageError
-
-if TYPE_CHECKING:
-    from ft2.critic.config import CriticConfig
 
 app = typer.Typer(help="Train, evaluate and use the critic.", no_args_is_help=True)
 app.command("import")(critic_ratings.import_ratings)
@@ -54,47 +50,18 @@ def train(
         raise UsageError("no config given", "start with: ft2 critic train nano/critic ratings=FILE")
     settings = load_config(CriticConfig, source, overrides)
     if dry_run:
-        emit(_plan(settings, output), json=json)
+        from ft2.critic.plan import plan_training
+
+        emit(plan_training(settings, output), json=json)
         return
     from ft2.critic.train import train_critic
+    from ft2.engine import shutdown
 
-    emit(train_critic(settings, output, resume, make_progress(quiet)), json=json)
-
-
-def _plan(settings: "CriticConfig", output: Path) -> dict[str, Any]:
-    """Return what training would do, counted without weights."""
-    import torch
-
-    from ft2.critic.adapter import add_lora, count_trainable
-    from ft2.critic.data import read_ratings
-    from ft2.qwen.thinker import meta_thinker
-
-    ratings = Path(settings.ratings)
-    rated = len(read_ratings(ratings, "train")) if ratings.is_file() else None
-    thinker = meta_thinker(settings.model)
-    total = sum(p.numel() for p in thinker.parameters())
-    with torch.device("meta"):
-        trained = count_trainable(add_lora(thinker, settings.lora))
-    wide = settings.engine.precision == "bf16" and settings.device != "cpu"
-    size = 2 if wide else 4
-    clips = settings.steps * settings.engine.micro_batch_size * settings.engine.accumulation_steps
-    return {
-        "output": str(output),
-        "ratings": str(ratings),
-        "train_ratings": "not found" if rated is None else rated,
-        "weights": settings.model.weights,
-        "parameters": total,
-        "trainable_parameters": trained,
-        "tokens_per_clip": settings.model.num_video_tokens + settings.model.num_audio_tokens,
-        "clips_seen_per_process": clips,
-        "weights_gb": round(total * size / 1e9, 2),
-        "adapter_and_optimizer_gb": round(trained * 16 / 1e9, 3),
-        "device": settings.device,
-        "engine": settings.engine.kind,
-        "command": "torchrun --nproc-per-node N -m ft2 critic train ..."
-        if settings.engine.kind == "deepspeed"
-        else "ft2 critic train ...",
-    }
+    try:
+        result = train_critic(settings, output, resume, make_progress(quiet))
+    finally:
+        shutdown()
+    emit(result, json=json)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ft2.critic.config import LoraSpec
+from ft2.critic.losses import WITH_TIES
 from ft2.errors import RunError, UsageError
 from ft2.runs import atomic_dir, hash_file, load_tensors, read_json, save_tensors, write_json
 
@@ -95,14 +96,27 @@ def adapter_state(model: "PeftModel") -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}
 
 
-def save_adapter(model: "PeftModel", card: CriticCard, directory: Path) -> None:
-    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``critic.json`` at once."""
+def save_adapter(
+    model: "PeftModel",
+    card: CriticCard,
+    directory: Path,
+    tensors: dict[str, Tensor] | None = None,
+) -> None:
+    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``critic.json`` at once.
+
+    Args:
+        model: The adapted model.
+        card: Its card.
+        directory: Where to write.
+        tensors: The adapter's tensors under PEFT's names; None takes the model's.
+    """
     with atomic_dir(directory) as temporary:
         config = model.peft_config["default"]
         config.inference_mode = True
         config.save_pretrained(str(temporary))
         config.inference_mode = False
-        save_tensors(temporary / "adapter_model.safetensors", adapter_state(model))
+        state = adapter_state(model) if tensors is None else tensors
+        save_tensors(temporary / "adapter_model.safetensors", state)
         write_json(temporary / "critic.json", {"schema": SCHEMA, **asdict(card)})
 
 
@@ -127,7 +141,12 @@ def read_card(directory: Path) -> CriticCard:
             f"{path} is damaged or of a newer ft2: missing or unknown {wrong or 'thresholds'}",
             "train the critic again",
         )
-    return CriticCard(**data)
+    card = CriticCard(**data)
+    if card.objective in WITH_TIES and set(card.tie_widths or {}) != set(card.questions):
+        raise UsageError(
+            f"{path} lacks the tie widths that {card.objective} learned", "train the critic again"
+        )
+    return card
 
 
 def load_adapter(

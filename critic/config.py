@@ -1,10 +1,10 @@
 """What trains a critic: ratings, questions, adapter, optimiser."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ft2.config import Config, EngineConfig
+from ft2.config import Config, DeviceName, EngineConfig
 from ft2.critic.names import PAIR_OBJECTIVES, Negative, Objective
 from ft2.qwen.spec import QwenSpec
 
@@ -90,10 +90,15 @@ class CriticConfig(Config):
     """Give every source of ratings (known defects, judges, people) the same share of the steps."""
     cache_features: bool = True
     """Run the frozen towers once a clip and keep their tokens; off where those are too large."""
-    device: str = "cpu"
+    device: DeviceName = "cpu"
     """Where the model runs: ``cpu``, ``cuda``, ``cuda:1``."""
+    gradient_checkpointing: bool = False
+    """Keep one activation a decoder layer and compute the others again: less memory, slower."""
     checkpoint_steps: int = Field(200, ge=1)
     """Steps between checkpoints."""
+    keep: Literal["best", "last"] = "best"
+    """Whose adapter is written: that of the checkpoint with the best accuracy on the dev split, or
+    the last one. Without a dev split both are the last."""
     seed: int = Field(0, ge=0)
     """Seed of the adapter, the order and the swaps."""
 

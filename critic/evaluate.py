@@ -1,16 +1,17 @@
 """How often the critic agrees with raters, always beside what a trivial judge reaches."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ft2.critic.adapter import load_adapter, read_card
+from ft2.critic.adapter import CriticCard, load_adapter, read_card
 from ft2.critic.data import Split, other_voice, read_ratings
+from ft2.critic.odds import log_odds
 from ft2.critic.score import card_model
 from ft2.critic.tokens import Critic, Rows, encode_ratings
-from ft2.critic.train import log_odds
 from ft2.errors import UsageError
 from ft2.metrics import accuracy, calibration, classify
 from ft2.qwen.spec import QwenSpec
@@ -31,6 +32,54 @@ ROWS = {
     "audio_swapped_detected": "trained, another clip's sound; lip answer No is right",
 }
 """Rows of every table, in order, and what each means."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What judges say about rated clips."""
+
+    odds: "dict[str, Tensor]"
+    """Per judge log-odds of the clips [clips, N]: ``critic_raw``, ``untrained``,
+    ``audio_removed``, ``audio_swapped``."""
+    rows: Rows
+    """The clips and their answers."""
+    card: CriticCard
+    """Of the critic."""
+
+
+def measure(
+    ratings: Path,
+    adapter_dir: Path,
+    *,
+    split: Split = "test",
+    source: str | None = None,
+    model: QwenSpec | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Measured:
+    """Return the log-odds of a critic and of its poorer variants; see `evaluate`."""
+    card = read_card(adapter_dir)
+    dimensions = tuple(card.questions)
+    rated = [r for r in read_ratings(ratings, split, dimensions) if source in (None, r.source)]
+    if not rated:
+        raise UsageError(f"{ratings} has no {split} ratings of source {source!r}")
+    spec = card_model(card, model)
+    thinker, processor = load_thinker(spec, device)
+    layout = layout_of(thinker, processor, spec, card.questions)
+    silent = layout_of(thinker, processor, spec, card.questions, with_audio=False)
+    critic = Critic(thinker, processor, spec)
+    tokens = encode_ratings(critic, rated, progress=progress or Silent())
+    adapted = load_adapter(thinker, adapter_dir)
+    voices = other_voice(tokens.rows.utterances, torch.Generator().manual_seed(0))
+    with adapted.disable_adapter():
+        untrained = log_odds(adapted, layout, tokens)
+    odds = {
+        "critic_raw": log_odds(adapted, layout, tokens),
+        "untrained": untrained,
+        "audio_removed": log_odds(adapted, silent, tokens),
+        "audio_swapped": log_odds(adapted, layout, tokens, sounds=voices),
+    }
+    return Measured(odds, tokens.rows, card)
 
 
 def evaluate(
@@ -62,28 +111,11 @@ def evaluate(
     Raises:
         UsageError: Ratings or adapter are missing or unfit.
     """
-    card = read_card(adapter_dir)
-    dimensions = tuple(card.questions)
-    rated = [r for r in read_ratings(ratings, split, dimensions) if source in (None, r.source)]
-    if not rated:
-        raise UsageError(f"{ratings} has no {split} ratings of source {source!r}")
-    spec = card_model(card, model)
-    thinker, processor = load_thinker(spec, device)
-    layout = layout_of(thinker, processor, spec, card.questions)
-    silent = layout_of(thinker, processor, spec, card.questions, with_audio=False)
-    critic = Critic(thinker, processor, spec)
-    tokens = encode_ratings(critic, rated, progress=progress or Silent())
-    adapted = load_adapter(thinker, adapter_dir)
-    voices = other_voice(tokens.rows.utterances, torch.Generator().manual_seed(0))
-    with adapted.disable_adapter():
-        untrained = log_odds(adapted, layout, tokens)
-    odds = {
-        "critic_raw": log_odds(adapted, layout, tokens),
-        "untrained": untrained,
-        "audio_removed": log_odds(adapted, silent, tokens),
-        "audio_swapped": log_odds(adapted, layout, tokens, sounds=voices),
-    }
-    return _table(odds, card.thresholds, tokens.rows, split)
+    found = measure(
+        ratings, adapter_dir, split=split, source=source, model=model, device=device,
+        progress=progress,
+    )  # fmt: skip
+    return _table(found.odds, found.card.thresholds, found.rows, split)
 
 
 def _table(

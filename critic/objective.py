@@ -28,6 +28,9 @@ class AnswerLoss(nn.Module):
         self.model = model
         self.layout = layout
 
+    def width(self) -> None:
+        """Return None: answers have no ties."""
+
     def forward(self, video: Tensor, audio: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of tower tokens [B, V, D], [B, A, D] and labels [B, Q] in {1, 0, -1}."""
         thinker = self.model.get_base_model()

@@ -36,7 +36,7 @@ class Rows:
     """What is known of N clip windows."""
 
     labels: Tensor
-    """int64 [N, Q]: 1 Yes, 0 No, -1 unrated."""
+    """[N, Q]: 1 Yes, 0 No, -1 unrated, int64; or opinion scores, float32."""
     clip: Tensor
     """int64 [N]: which clip of the list a window is of."""
     identity_ids: Strings
@@ -205,7 +205,7 @@ def lazy_ratings(
 
 def _rows(ratings: Sequence[Rating], owners: list[int]) -> Rows:
     chosen = [ratings[i] for i in owners]
-    labels = [[-1 if label is None else int(label) for label in r.labels] for r in chosen]
+    labels = [[-1 if label is None else +label for label in r.labels] for r in chosen]
     return Rows(
         labels=torch.tensor(labels),
         clip=torch.tensor(owners),

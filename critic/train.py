@@ -1,33 +1,29 @@
 """Train Talking-Critic on answers or choices, all questions of a clip in one packed forward."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from ft2.critic.adapter import CriticCard, add_lora, base_hash, count_trainable, save_adapter
 from ft2.critic.batches import draw, draw_pairs, pair_rows
 from ft2.critic.config import CriticConfig
 from ft2.critic.data import Rating
+from ft2.critic.held_out import Best, HeldOut, held_out_pairs
+from ft2.critic.loop import Batches, optimise
 from ft2.critic.objective import AnswerLoss, ScoreLoss
 from ft2.critic.reference import make_reference
 from ft2.critic.thresholds import fit_thresholds
 from ft2.critic.tokens import Critic, Tokens, encode_ratings, lazy_ratings
 from ft2.critic.training_data import TrainingData, read_data
-from ft2.engine import Engine, make_engine
+from ft2.engine import local_device
 from ft2.qwen import packed
 from ft2.qwen.streams import layout_of
 from ft2.qwen.thinker import load_thinker, weights_dir
-from ft2.runs import Interrupts, Progress, RunDir, check_output
+from ft2.runs import Progress, RunDir, check_output
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-Batches = Callable[[int], tuple[Tensor, Tensor, Tensor]]
 
 
 def train_critic(
@@ -46,27 +42,29 @@ def train_critic(
         Interrupted: A signal came; a checkpoint was written first.
     """
     check_output(output, resume=resume)
+    device = local_device(config.device)
     data = read_data(config)
     base = weights_dir(config.model)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return dict(run.result)
     started = time.monotonic()
-    thinker, processor = load_thinker(config.model, config.device)
+    thinker, processor = load_thinker(config.model, device)
     layout = layout_of(thinker, processor, config.model, config.questions)
     thinker.set_attn_implementation("eager")
+    if config.gradient_checkpointing:
+        thinker.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     model = add_lora(thinker, config.lora, config.seed)
     critic = Critic(thinker, processor, config.model)
     tokens = _tokens(critic, data.train, config, progress)
+    held_out = _held_out(critic, data, config, progress)
     seconds = {"load_and_encode": round(time.monotonic() - started, 1)}
     loss = make_loss(config, model, layout)
-    value = _optimise(config, run, loss, _batches(config, data, tokens), progress)
+    best, value = optimise(config, run, loss, _batches(config, data, tokens), held_out, progress)
     seconds["total"] = round(time.monotonic() - started, 1)
-    held = None
-    if data.dev:
-        held = _tokens(critic, data.dev, config.model_copy(update={"copies": 0}), progress)
-    card = _card(config, base, loss, held)
-    save_adapter(model, card, run.path / "adapter")
+    card = _card(config, base, best, held_out)
+    if run.writes:
+        save_adapter(model, card, run.path / "adapter", best.tensors)
     result: dict[str, Any] = {
         "adapter": str(run.path / "adapter"),
         "steps": config.steps,
@@ -74,6 +72,8 @@ def train_critic(
         "ratings": {"train": data.num_train, "dev": len(data.dev)},
         "trainable_parameters": count_trainable(model),
         "loss": value,
+        "kept_step": best.step,
+        "held_out_accuracy": best.accuracy,
         "thresholds": card.thresholds,
         "seconds": seconds,
     }
@@ -90,27 +90,35 @@ def make_loss(
     return ScoreLoss(model, layout, config.objective)
 
 
-def _card(
-    config: CriticConfig, base: Path, loss: AnswerLoss | ScoreLoss, held: Tokens | None
-) -> CriticCard:
+def _held_out(
+    critic: Critic, data: TrainingData, config: CriticConfig, progress: Progress
+) -> HeldOut | None:
+    """Return the dev split, or None where there is none."""
+    if not data.dev:
+        return None
+    tokens = _tokens(critic, data.dev, config.model_copy(update={"copies": 0}), progress)
+    pairs, choices = held_out_pairs(data.dev_pairs, data.dev) if data.dev_pairs else (None, None)
+    return HeldOut(tokens, tuple(config.questions), config.objective, pairs, choices)
+
+
+def _card(config: CriticConfig, base: Path, best: Best, held_out: HeldOut | None) -> CriticCard:
     """Return the adapter's card: thresholds and reference set are those of the dev clips."""
     dimensions = tuple(config.questions)
     thresholds, reference = dict.fromkeys(dimensions, 0.0), None
-    if held is not None:
-        odds = log_odds(loss.model.eval(), loss.layout, held)
+    if held_out is not None and best.odds is not None:
         if config.objective != "regression":
-            labels = held.rows.labels[held.rows.first_windows()]
-            thresholds = fit_thresholds(odds, labels, dimensions)
+            thresholds = fit_thresholds(best.odds, held_out.labels, dimensions)
         name = f"dev clips of {Path(config.ratings).name}"
-        reference = make_reference(name, "this critic", dimensions, odds.tolist()).to_dict()
-    width = None if isinstance(loss, AnswerLoss) else loss.width()
+        rows = best.odds.tolist()
+        reference = make_reference(name, "this critic", dimensions, rows).to_dict()
+    widths = None if best.width is None else best.width.tolist()
     return CriticCard(
         questions=dict(config.questions),
         model=config.model.model_dump(mode="json"),
         base_sha256=base_hash(base),
         thresholds=thresholds,
         objective=config.objective,
-        tie_widths=None if width is None else dict(zip(dimensions, width.tolist(), strict=True)),
+        tie_widths=None if widths is None else dict(zip(dimensions, widths, strict=True)),
         reference=reference,
     )
 
@@ -131,85 +139,3 @@ def _batches(config: CriticConfig, data: TrainingData, tokens: Tokens) -> Batche
         return lambda place: draw(tokens, config, place)
     pairs = pair_rows(data.pairs, data.train, tokens, config)
     return lambda place: draw_pairs(tokens, pairs, config, place)
-
-
-def _optimise(
-    config: CriticConfig,
-    run: RunDir,
-    loss: AnswerLoss | ScoreLoss,
-    batches: Batches,
-    progress: Progress,
-) -> float:
-    """Run the optimiser's steps with checkpoints; return the mean loss of the last fifty."""
-    settings = config.engine
-    if settings.decay_steps == 0:
-        settings = settings.model_copy(update={"decay_steps": config.steps})
-    loss.train()
-    engine = make_engine(settings, loss, run.path)
-    latest = run.latest()
-    first = 0
-    if latest is not None:
-        first, directory = latest
-        engine.load(directory)
-    run.rewind(first)
-    recent: list[float] = []
-    with Interrupts() as interrupts:
-        for step in range(first, config.steps):
-            value = _step(engine, config, batches, step)
-            recent = [*recent[-49:], value]
-            run.log(step + 1, loss=value)
-            progress.update("train critic", step + 1, config.steps, f"loss {np.mean(recent):.3f}")
-            last = step + 1 == config.steps
-            if last or interrupts.pending or (step + 1) % config.checkpoint_steps == 0:
-                with run.checkpoint(step + 1) as directory:
-                    engine.save(directory)
-            interrupts.check(f"go on with --resume -o {run.path}")
-    engine.close()
-    loss.eval()
-    return float(np.mean(recent)) if recent else float("nan")
-
-
-def _step(engine: Engine, config: CriticConfig, batches: Batches, step: int) -> float:
-    total = 0.0
-    parts = config.engine.accumulation_steps
-    for part in range(parts):
-        place = (step * parts + part) * engine.world_size + engine.rank
-        value = engine(*batches(place))
-        engine.backward(value)
-        total += float(value.detach()) / parts
-    engine.step()
-    return total
-
-
-@torch.no_grad()
-def log_odds(
-    model: "PeftModel",
-    layout: packed.Layout,
-    tokens: Tokens,
-    *,
-    sounds: Tensor | None = None,
-    batch_size: int = 32,
-) -> Tensor:
-    """Return logit(Yes) - logit(No), float32 [N, 3], the mean over a clip's windows [clips, 3].
-
-    Args:
-        model: The adapted model.
-        layout: Token plan; without sound, the audio tokens are left out.
-        tokens: Tower tokens.
-        sounds: Which window's sound each window gets, int64 [N]; None is its own.
-        batch_size: Windows a forward pass.
-    """
-    thinker = model.get_base_model()
-    every = torch.arange(len(tokens.rows))
-    parts = []
-    for rows in every.split(batch_size):
-        video, audio = tokens.take(rows, rows if sounds is None else sounds[rows])
-        heard = audio if len(layout.audio) else None
-        logits = packed.answer_logits(thinker, layout, video, heard).float()
-        parts.append(logits[..., layout.yes_id] - logits[..., layout.no_id])
-    odds = torch.cat(parts)
-    clips = int(tokens.rows.clip.max()) + 1
-    total = torch.zeros(clips, odds.shape[1], device=odds.device)
-    index = tokens.rows.clip.to(odds.device)
-    count = torch.bincount(index, minlength=clips).clamp(min=1)
-    return total.index_add(0, index, odds) / count[:, None]

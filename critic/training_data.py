@@ -23,6 +23,8 @@ class TrainingData:
     """Held-out clips, likewise."""
     pairs: list[PairRating] | None
     """Comparisons to train on; None where single clips are rated."""
+    dev_pairs: list[PairRating]
+    """Held-out comparisons."""
 
     @property
     def num_train(self) -> int:
@@ -46,7 +48,7 @@ def read_data(config: CriticConfig) -> TrainingData:
         train = [r for r in every if r.split == "train"]
         _check_labels([r.labels for r in train], dimensions, ("Yes", "No"))
         train += controlled_negatives(train, config)
-        return TrainingData(train, [r for r in every if r.split == "dev"], None)
+        return TrainingData(train, [r for r in every if r.split == "dev"], None, [])
     if config.objective not in PAIR_OBJECTIVES:
         raise UsageError(
             f"{path} rates pairs of clips, objective {config.objective} learns from single ones",
@@ -63,7 +65,7 @@ def read_data(config: CriticConfig) -> TrainingData:
     _check_labels([pair.labels for pair in train_pairs], dimensions, ("A", "B"))
     dev = [pair for pair in pairs if pair.split == "dev"]
     unrated = (None,) * len(dimensions)
-    return TrainingData(_clips(train_pairs, unrated), _clips(dev, unrated), train_pairs)
+    return TrainingData(_clips(train_pairs, unrated), _clips(dev, unrated), train_pairs, dev)
 
 
 def controlled_negatives(train: Sequence[Rating], config: CriticConfig) -> list[Rating]:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ft2.engine import mean_over_ranks
+
 
 @dataclass(frozen=True)
 class PairErrors:
@@ -110,15 +112,6 @@ def kto_losses(
     chosen = 1 - torch.sigmoid(beta * (-d_chosen - k))
     rejected = 1 - torch.sigmoid(beta * (k + d_rejected))
     return 0.5 * (weights[0] * chosen + weights[1] * rejected)
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Return a scalar's mean over all processes (itself when there is one)."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    total = value.clone()
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
 
 
 def safeguard_weight(dot_chosen: Tensor, dot_cross: Tensor, mu: float) -> Tensor:

@@ -19,10 +19,12 @@ def run(capsys, *args):
 
 
 @pytest.mark.parametrize(
-    ("preset", "trained"), [("nano/critic", 143_360), ("full/critic", 40_370_176)]
+    ("preset", "trained"),
+    [("nano/critic", 143_360), ("full/critic", 40_370_176)],
 )
-def test_dry_run_counts_without_weights(capsys, tmp_path, preset, trained):
-    code, out, _ = run(capsys, "train", preset, "-n", "--json", "-o", tmp_path / "r")
+def test_dry_run_counts_without_weights(capsys, ratings, tmp_path, preset, trained):
+    given = f"ratings={ratings}"
+    code, out, _ = run(capsys, "train", preset, given, "-n", "--json", "-o", tmp_path / "r")
     assert code == 0
     assert json.loads(out)["trainable_parameters"] == trained
     assert not (tmp_path / "r").exists()
@@ -33,7 +35,9 @@ def test_dry_run_counts_without_weights(capsys, tmp_path, preset, trained):
     [
         (["train"], "no config given"),
         (["train", "nano/critic", "ratings=absent.jsonl"], "no ratings file"),
+        (["train", "nano/critic", "ratings=absent.jsonl", "-n"], "no ratings file"),
         (["train", "nano/critic", "lora.rnk=3"], "lora.rank"),
+        (["train", "nano/critic", "device=bogus"], "unknown device 'bogus'"),
         (["score", "absent.mp4"], "no trained critic"),
         (["eval", "absent.jsonl", "--split", "val"], "unknown split"),
         (["pretrain", "data=absent"], "no puppet arrays"),

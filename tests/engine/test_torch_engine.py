@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ft2.config import EngineConfig
-from ft2.engine import TorchEngine, deepspeed_config, learning_rate_at, make_engine
+from ft2.engine import (
+    TorchEngine,
+    deepspeed_config,
+    learning_rate_at,
+    local_device,
+    make_engine,
+)
 from ft2.errors import UsageError
 
 
@@ -126,3 +132,32 @@ def test_deepspeed_config_takes_every_number_from_ours() -> None:
     assert settings["gradient_clipping"] == 0.7
     assert settings["zero_optimization"]["stage"] == 2  # type: ignore[index]
     assert "auto" not in str(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "message"),
+    [
+        ("bogus", 1, "unknown device 'bogus'"),
+        ("cuda:x", 1, "unknown device"),
+        ("cuda", 1, "device cuda: no CUDA device is available"),
+        ("cuda:3", 1, "no CUDA device is available"),
+        ("cuda:0", 2, "each takes its own"),
+    ],
+)
+def test_device_that_is_not_there(monkeypatch, name, ranks, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    with pytest.raises(UsageError, match="device") as error:
+        local_device(name)
+    assert message in str(error.value)
+
+
+def test_each_rank_takes_its_own_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert str(local_device("cuda")) == "cuda:1"
+    assert str(local_device("cuda:0")) == "cuda:0"
+    assert str(local_device("cpu")) == "cpu"
+    with pytest.raises(UsageError, match="2 CUDA device"):
+        local_device("cuda:2")

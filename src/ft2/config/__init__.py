@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ft2.config.models import ClipFormat, Config, EngineConfig
+from ft2.config.models import ClipFormat, Config, DeviceName, EngineConfig
 from ft2.config.overrides import Location, apply_override, merge_defaults
 from ft2.config.problems import describe
 from ft2.config.source import preset_names, preset_path, read_yaml, source_path
@@ -20,6 +20,7 @@ from ft2.errors import UsageError
 __all__ = [
     "ClipFormat",
     "Config",
+    "DeviceName",
     "EngineConfig",
     "dump_yaml",
     "flatten",

@@ -1,8 +1,19 @@
 """The base of all configs, and the groups of keys that several packages share."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _device_name(name: str) -> str:
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise ValueError(f"unknown device '{name}': choose cpu, cuda or cuda:N")
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_device_name)]
+"""``cpu``, ``cuda`` or ``cuda:N``; whether it is there is asked before a model loads."""
 
 
 class Config(BaseModel):

@@ -11,7 +11,7 @@ from torch import nn
 
 from ft2.config import EngineConfig
 from ft2.engine.base import Engine, StepInfo, autocast, check_resumable, env_int, learning_rate_at
-from ft2.engine.processes import local_device, rank_zero_first, shutdown
+from ft2.engine.processes import local_device, mean_over_ranks, rank_zero_first, shutdown
 from ft2.engine.single import TorchEngine
 from ft2.engine.zero import DeepSpeedEngine, deepspeed_config
 from ft2.errors import UsageError
@@ -28,6 +28,7 @@ __all__ = [
     "learning_rate_at",
     "local_device",
     "make_engine",
+    "mean_over_ranks",
     "rank_zero_first",
     "shutdown",
 ]

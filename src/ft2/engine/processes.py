@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -41,15 +42,35 @@ def init_distributed(deepspeed: Any) -> None:
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
 
-def local_device(kind: str) -> torch.device:
-    """Return where this process computes: ``cpu``, or the CUDA device of its local rank.
+def local_device(name: str) -> torch.device:
+    """Return where this process computes: ``cpu``, ``cuda`` (of its local rank) or ``cuda:N``.
 
     Raises:
-        UsageError: CUDA is asked for and there is none.
+        UsageError: There is no such device here.
     """
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device cuda: no CUDA device is available", hint="set device=cpu")
-    return torch.device(kind, env_int("LOCAL_RANK", 0)) if kind == "cuda" else torch.device(kind)
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise UsageError(f"unknown device '{name}'", "choose cpu, cuda or cuda:N")
+    if name == "cpu":
+        return torch.device("cpu")
+    ranks, given = env_int("WORLD_SIZE", 1), match.group(1)
+    if given is not None and ranks > 1:
+        raise UsageError(f"device {name} for {ranks} processes", "give cuda: each takes its own")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = env_int("LOCAL_RANK", 0) if given is None else int(given)
+    if index >= count:
+        found = f"{count} CUDA device(s) are" if count else "no CUDA device is"
+        raise UsageError(f"device {name}: {found} available", "set device cpu")
+    return torch.device("cuda", index)
+
+
+def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Return a scalar's mean over all processes (itself when there is one)."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 @contextlib.contextmanager

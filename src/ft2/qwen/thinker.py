@@ -168,12 +168,16 @@ def load_thinker(
 
     Args:
         spec: Sizes and `weights`.
-        device: Where to put the model.
+        device: Where to put the model; a name is refused before anything is read if there is no
+            such device.
         dtype: Number format; None means float32 for ft2's own files, theirs otherwise.
 
     Raises:
         UsageError: The weights are missing, or do not fit the sizes.
     """
+    from ft2.engine import local_device
+
+    device = local_device(device) if isinstance(device, str) else device
     path = weights_dir(spec)
     processor = load_processor(spec)
     own = path / "thinker.safetensors"
