@@ -21,6 +21,7 @@ KINDS = {
     "fusion": "ft2.tlpo.config:FusionConfig",
     "generator-clip": "ft2.generator.config:TrainConfig",
     "generator-frame": "ft2.generator.config:TrainConfig",
+    "generator-branches": "ft2.generator.config:TrainConfig",
     "generate": "ft2.generator.config:GenerateConfig",
     "demo": "ft2.cli.demo_config:DemoConfig",
 }

@@ -21,7 +21,7 @@ from ft2.wan.codec import (
     to_patches,
     to_unit,
 )
-from ft2.wan.model import LatentSpace
+from ft2.wan.space import LatentSpace
 
 ENERGY_FLOOR = 0.01
 """Mean squared residual (of values in [-1, 1]) at which a clip's weight is halved."""

@@ -30,6 +30,8 @@ class DropoutConfig(Config):
     """The picture's embedding becomes zero; the image latents stay."""
     audio: float = Field(0.1, ge=0, le=1)
     """The audio branch is scaled by zero."""
+    identity: float = Field(0.0, ge=0, le=1)
+    """The identity branch is scaled by zero; the paper names no such dropout."""
 
 
 class PrepareConfig(Config):
@@ -47,6 +49,8 @@ class PrepareConfig(Config):
     """Size of the byte-level tokenizer learned on the captions."""
     encoder_seed: int = 0
     """Seed of the frozen random text and image encoders."""
+    face_steps: int = Field(1500, ge=0)
+    """Steps of the small face encoder on the clips' identities, where the model has one."""
 
 
 class VideosConfig(Config):
@@ -72,6 +76,8 @@ class VideosConfig(Config):
     """Delay up to which a clip is kept."""
     min_correlation: float = Field(0.2, ge=-1, le=1)
     """Least correlation of mouth opening and loudness at the best delay."""
+    joints: str = "mediapipe"
+    """What finds body joints: ``mediapipe``, the path of a DWPose ONNX file, or ``none``."""
 
 
 class TrainConfig(Config):
@@ -85,6 +91,8 @@ class TrainConfig(Config):
     """Weights to start from, or an architecture and ``weights: none`` to start from nothing."""
     start: str | None = None
     """Run directory of an earlier stage, whose averaged weights are the start."""
+    freeze_base: bool = False
+    """Train only ``model.branches``; the transformer with its audio branch stays as it is."""
     steps: int = Field(1000, ge=1)
     """Optimiser steps."""
     seed: int = 0
@@ -102,7 +110,7 @@ class TrainConfig(Config):
     whole_audio_probability: float = Field(0.0, ge=0, le=1)
     """Frame stage: share of batches that still hear the whole clip."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    """Decay of the weight average that is exported; it warms up as (1 + n) / (10 + n)."""
+    """Decay of the weight average that is exported; it warms up as (1 + n) / (10 + n). 0: none."""
     checkpoint_seconds: float = Field(60.0, gt=0)
     """Time between checkpoints; it does not change the result."""
     compile: bool = False

@@ -9,7 +9,9 @@ import torch
 
 from ft2.generator.config import GenerateConfig, TrainConfig
 from ft2.generator.sample import passes
+from ft2.generator.start import starting_spec
 from ft2.wan.audio import audio_windows
+from ft2.wan.branches import branch_parameters
 from ft2.wan.dit import TalkingTransformer
 from ft2.wan.encoders import image_encoder, text_encoder
 from ft2.wan.memory import plan_memory
@@ -63,6 +65,7 @@ def describe_model(spec: WanSpec) -> dict[str, object]:
         "dit_parameters": sum(p.numel() for p in dit.parameters()),
         "audio_tensors": tensors,
         "audio_parameters": audio,
+        **{f"{branch}_parameters": branch_parameters(dit, branch) for branch in spec.branches},
         "clip": f"{clip.num_frames} frames, {clip.width}x{clip.height}, {clip.fps:g} fps,"
         f" {clip.seconds:.2f} s",
         "video_tokens": num_tokens(architecture),
@@ -113,9 +116,8 @@ def plan_generation(config: GenerateConfig, inputs: Inputs | None = None) -> dic
 def plan_training(config: TrainConfig) -> dict[str, object]:
     """Return the plan of ``ft2 generator train``: model, data, memory and time (estimates)."""
     spec = config.model
-    if config.start is not None:
-        started = Path(config.start) / "model"
-        spec = WanSpec(weights=str(started)) if started.is_dir() else config.model
+    if config.start is not None and (Path(config.start) / "model").is_dir():
+        spec = starting_spec(config)
     described = _maybe_described(spec, config)
     engine = config.engine
     batch = engine.micro_batch_size * engine.accumulation_steps
@@ -130,9 +132,13 @@ def plan_training(config: TrainConfig) -> dict[str, object]:
     }
     if "dit_parameters" in described:
         count = int(str(described["dit_parameters"]))
+        trained = count
+        if config.freeze_base:
+            trained = sum(int(str(described[f"{b}_parameters"])) for b in spec.branches)
         flops = 3 * forward_flops(read_architecture(spec), count) * batch * config.steps
         plan |= {
-            "train_memory_gib": round(count * 18 / GIB, 2),
+            "trained_parameters": trained,
+            "train_memory_gib": round((2 * count + 16 * trained) / GIB, 2),
             "estimate_a100_hours": round(flops / A100_FLOPS / 3600, 3),
             "estimate_note": "weights, gradients and AdamW state; arithmetic, not a measurement",
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +15,18 @@ from torch import Tensor, nn
 from ft2 import flow
 from ft2.engine import Engine, make_engine
 from ft2.errors import UsageError
+from ft2.generator.average import Average
 from ft2.generator.config import TrainConfig
-from ft2.generator.data import Clips, Encoded, cached_encoding, read_clips
-from ft2.generator.prepare import Speech, prepare_model
+from ft2.generator.data import read_clips
+from ft2.generator.encode import Encoded, cached_encoding
+from ft2.generator.prepare import Speech
+from ft2.generator.start import check_training, starting_model
 from ft2.runs import Interrupts, Progress, RunDir, Silent, load_tensors, save_tensors
+from ft2.wan.branches import branch_of
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
-from ft2.wan.spec import Architecture, WanSpec
-from ft2.wan.weights import load_talking_model, read_architecture, save_model
+from ft2.wan.spec import Architecture
+from ft2.wan.weights import save_model
 
 HINT = "go on with the same command and --resume"
 
@@ -44,6 +48,7 @@ class FlowLoss(nn.Module):
         cond: Conditioning,
         audio_scale: Tensor,
         weight: Tensor,
+        identity_scale: Tensor,
     ) -> Tensor:
         """Return the mean of weight * (velocity - target)^2.
 
@@ -54,9 +59,12 @@ class FlowLoss(nn.Module):
             cond: conditions of the batch.
             audio_scale: 0 where the audio is dropped, else 1, [B].
             weight: loss weights of mean about 1 that broadcast over x.
+            identity_scale: strength of the identity branch, 0 where it is dropped, [B].
         """
         noisy = flow.add_noise(x, noise, sigma)
-        out = self._model.velocity(noisy, sigma, cond, audio_scale=audio_scale)
+        out = self._model.velocity(
+            noisy, sigma, cond, audio_scale=audio_scale, identity_scale=identity_scale
+        )
         error = (out.float() - flow.velocity_target(x, noise)).square()
         return (weight * error).mean()
 
@@ -71,10 +79,12 @@ class Batch:
     cond: Conditioning
     audio_scale: Tensor
     weight: Tensor
+    identity_scale: Tensor
 
     def arguments(self) -> tuple[object, ...]:
         """Return the arguments of :class:`FlowLoss`."""
-        return self.x, self.noise, self.sigma, self.cond, self.audio_scale, self.weight
+        given = (self.x, self.noise, self.sigma, self.cond, self.audio_scale, self.weight)
+        return *given, self.identity_scale
 
 
 def draw_batch(config: TrainConfig, data: Encoded, architecture: Architecture, seed: int) -> Batch:
@@ -103,74 +113,15 @@ def draw_batch(config: TrainConfig, data: Encoded, architecture: Architecture, s
     weight = torch.ones(1, 1, 1, 1, 1)
     if config.stage == "frame" and coin[1] < config.lip_probability:
         weight = lip_weights(data.lips[index], config.lip_background)
-    return Batch(x, noise, sigma, cond, audio_scale, weight)
+    known = torch.rand(size, generator=generator) >= config.dropout.identity
+    identity_scale = architecture.identity.scale * known.float()
+    return Batch(x, noise, sigma, cond, audio_scale, weight, identity_scale)
 
 
 def lip_weights(lips: Tensor, background: float) -> Tensor:
-    """Return loss weights [B, 1, 1, h, w] of mean 1 from lip positions [B, h, w] in {0, 1}."""
+    """Return loss weights [B, 1, f, h, w] of mean 1 from lip positions [B, f, h, w] in [0, 1]."""
     weight = background + (1 - background) * lips
-    return (weight / weight.mean())[:, None, None]
-
-
-class Average:
-    """Exponential moving average of the transformer's weights, with a warm-up."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        """Start from the current weights."""
-        self.decay, self.count = decay, 0
-        self.tensors = {name: p.detach().clone() for name, p in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move towards the current weights."""
-        self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        current = dict(module.named_parameters())
-        torch._foreach_lerp_(
-            list(self.tensors.values()), [current[name] for name in self.tensors], 1 - decay
-        )
-
-    def load(self, tensors: Mapping[str, Tensor], count: int) -> None:
-        """Restore what was saved."""
-        for name, value in self.tensors.items():
-            value.copy_(tensors[name])
-        self.count = count
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        """Write the average into a module."""
-        for name, parameter in module.named_parameters():
-            parameter.copy_(self.tensors[name])
-
-
-def starting_model(
-    config: TrainConfig,
-    clips: Clips,
-    speech: Callable[[], Sequence[Speech]],
-    run: RunDir,
-    progress: Progress,
-) -> TalkingModel:
-    """Return the model to train: an earlier stage's, a saved one, or one made from nothing.
-
-    What is made from nothing is kept in ``RUN/prepared`` and found again on resume.
-    """
-    if config.start is not None:
-        path = Path(config.start) / "model"
-        if not path.is_dir():
-            raise UsageError(
-                f"'{config.start}' holds no finished stage (no model/)", "finish it with --resume"
-            )
-        return load_talking_model(WanSpec(weights=str(path)))
-    if config.model.weights != "none":
-        return load_talking_model(config.model)
-    prepared = run.path / "prepared"
-    if not (prepared / "provenance.json").is_file():
-        architecture = read_architecture(config.model)
-        model, figures = prepare_model(
-            config.model, architecture, clips, speech(), config.prepare, config.seed, progress
-        )
-        save_model(model, prepared, {"figures": figures, "data": clips.fingerprint})
-    return load_talking_model(WanSpec(weights=str(prepared)))
+    return (weight / weight.mean())[:, None]
 
 
 def _seed(*parts: object) -> int:
@@ -178,23 +129,33 @@ def _seed(*parts: object) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def _save(run: RunDir, engine: Engine, average: Average, step: int) -> None:
+def _save(run: RunDir, engine: Engine, average: Average | None, step: int) -> None:
     with run.checkpoint(step) as folder:
         engine.save(folder)
-        save_tensors(folder / "average.safetensors", average.tensors, {"count": str(average.count)})
+        if average is not None and run.writes:
+            count = {"count": str(average.count)}
+            save_tensors(folder / "average.safetensors", average.tensors, count)
 
 
-def _restore(run: RunDir, engine: Engine, average: Average) -> int:
+def _restore(run: RunDir, engine: Engine, average: Average | None) -> int:
     latest = run.latest()
     if latest is None:
         run.rewind(0)
         return 0
     step, folder = latest
     engine.load(folder)
-    tensors, metadata = load_tensors(folder / "average.safetensors")
-    average.load(tensors, int(metadata["count"]))
+    if average is not None:
+        tensors, metadata = load_tensors(folder / "average.safetensors")
+        average.load(tensors, int(metadata["count"]))
     run.rewind(step)
     return step
+
+
+def set_trainable(model: TalkingModel, freeze_base: bool) -> None:
+    """Let the transformer be trained: all of it, or only its branches."""
+    model.dit.train()
+    for name, parameter in model.dit.named_parameters():
+        parameter.requires_grad_(not freeze_base or branch_of(name) is not None)
 
 
 def train_generator(
@@ -220,6 +181,7 @@ def train_generator(
     """
     progress = progress or Silent()
     clips = read_clips(config.data)
+    check_training(config, clips)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return dict(run.result)
@@ -232,23 +194,29 @@ def train_generator(
         config.lip_source == "landmarks",
         progress,
     )
-    model.dit.train().requires_grad_(True)
+    set_trainable(model, config.freeze_base)
     if config.compile:
         for block in model.dit.blocks:
             block.compile()
     engine = make_engine(config.engine, FlowLoss(model), run.path)
-    average = Average(model.dit, config.ema_decay)
+    average = Average(model.dit, config.ema_decay) if config.ema_decay else None
     start = _restore(run, engine, average)
     _loop(config, run, engine, average, data, model.architecture, start, progress)
-    average.copy_to(model.dit)
-    model.dit.eval().requires_grad_(False)
     result: dict[str, object] = {
         "steps": config.steps,
         "clips": len(clips),
         "parameters": sum(p.numel() for p in model.dit.parameters()),
+        "trained": sum(p.numel() for p in model.dit.parameters() if p.requires_grad),
+        "branches": list(model.branches),
     }
-    save_model(model, run.path / "model", {"result": result, "data": clips.fingerprint})
-    run.finish(result)
+    with engine.gathered():
+        if run.writes:
+            if average is not None:
+                average.copy_to(model.dit)
+            save_model(model, run.path / "model", {"result": result, "data": clips.fingerprint})
+            run.finish(result)
+    engine.close()
+    model.dit.eval().requires_grad_(False)
     return result
 
 
@@ -256,7 +224,7 @@ def _loop(
     config: TrainConfig,
     run: RunDir,
     engine: Engine,
-    average: Average,
+    average: Average | None,
     data: Encoded,
     architecture: Architecture,
     start: int,
@@ -274,7 +242,8 @@ def _loop(
                 engine.backward(loss)
                 losses.append(loss.item())
             info = engine.step()
-            average.update(engine.module.dit)  # type: ignore[arg-type]
+            if average is not None:
+                average.update(engine.module.dit)  # type: ignore[arg-type]
             loss_now = float(np.mean(losses))
             if not np.isfinite(loss_now):
                 raise UsageError(f"the loss is {loss_now} at step {step}", "lower learning_rate")

@@ -20,9 +20,13 @@ from numpy.typing import NDArray
 from ft2 import faces, media, speech
 from ft2.config import ClipFormat
 from ft2.generator.config import VideosConfig
-
-UPPER_LIP, LOWER_LIP, FOREHEAD, CHIN = 13, 14, 10, 152
-"""Landmarks: inner edges of the lips, top and bottom of the face."""
+from ft2.generator.strength import (
+    CHIN,
+    FOREHEAD,
+    LOWER_LIP,
+    UPPER_LIP,
+    face_motion,
+)
 
 CUT_FACTOR = 6.0
 """A cut differs from the median change of the video by at least this factor."""
@@ -97,12 +101,6 @@ def step_together(
             found = float(np.corrcoef(a, b)[0, 1])
             best = max(best, (found, delay), key=lambda pair: pair[0])
     return best
-
-
-def face_motion(points: NDArray[np.float32]) -> float:
-    """Return the mean variance of landmarks [F, 478, 3] over time, in squared face heights."""
-    height = np.linalg.norm(points[:, FOREHEAD, :2] - points[:, CHIN, :2], axis=1).mean()
-    return float((points[..., :2] / max(float(height), 1e-6)).var(axis=0).sum(axis=1).mean())
 
 
 def clip_times(first: int, end: int, fps: float, clip: ClipFormat) -> list[float]:

@@ -26,6 +26,7 @@ from ft2.pairs import ClipRecord, Preference
 from ft2.runs import Progress, Silent, read_json, save_tensors, write_json
 from ft2.tlpo.config import CacheConfig
 from ft2.tlpo.masks import box_mask, latent_mask
+from ft2.wan.branches import branch_of
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
 
@@ -128,13 +129,14 @@ def model_hash(model: TalkingModel) -> str:
     The values are spread over the tensor and rounded to bfloat16, so the hash is cheap at 14B
     parameters, the same on every device and number format, and another one for other weights.
     """
-    digest = hashlib.sha256(model.architecture.model_dump_json().encode())
+    base = model.architecture.model_dump_json(exclude={"identity", "motion"})
+    digest = hashlib.sha256(base.encode())
     modules = (model.dit, model.codec, model.space, model.text, model.image, model.speech)
     for module in modules:
         if not isinstance(module, torch.nn.Module):
             continue
         for name, value in sorted(module.state_dict().items()):
-            if name.rpartition(".")[2].startswith("lora_"):
+            if name.rpartition(".")[2].startswith("lora_") or branch_of(name) is not None:
                 continue
             flat = value.detach().flatten()
             rows = torch.linspace(0, max(flat.numel() - 1, 0), 128).long()

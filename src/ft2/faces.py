@@ -194,7 +194,7 @@ def _face_mesh() -> Any:
     """Return this thread's face mesh, made once and warmed up with its chatter switched off."""
     if not hasattr(_local, "mesh"):
         warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
-        with _quiet():
+        with quiet():
             try:
                 from mediapipe.python.solutions.face_mesh import FaceMesh
             except ImportError as error:
@@ -206,7 +206,7 @@ def _face_mesh() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Send the process's standard error to nowhere: MediaPipe's C++ log has no other switch."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -248,7 +248,7 @@ def _face_detector() -> Any:
     """Return this thread's short-range face detector, made once and warmed up in silence."""
     if not hasattr(_local, "detector"):
         warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
-        with _quiet():
+        with quiet():
             try:
                 from mediapipe.python.solutions.face_detection import FaceDetection
             except ImportError as error:
@@ -257,3 +257,28 @@ def _face_detector() -> Any:
             detector.process(np.zeros((_MIN_SIDE, _MIN_SIDE, 3), np.uint8))
         _local.detector = detector
     return _local.detector
+
+
+def person_mask(image: Image) -> NDArray[np.bool_]:
+    """Return bool [H, W], True on people, of uint8 [H, W, 3], by MediaPipe's selfie segmentation.
+
+    Raises:
+        MissingExtra: mediapipe is not installed.
+    """
+    found = _segmenter().process(np.ascontiguousarray(image)).segmentation_mask
+    return np.asarray(found > 0.5)
+
+
+def _segmenter() -> Any:
+    """Return this thread's segmenter, made once and warmed up in silence."""
+    if not hasattr(_local, "segmenter"):
+        warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
+        with quiet():
+            try:
+                from mediapipe.python.solutions.selfie_segmentation import SelfieSegmentation
+            except ImportError as error:
+                raise MissingExtra("mediapipe", "face") from error
+            segmenter = SelfieSegmentation(model_selection=0)
+            segmenter.process(np.zeros((_MIN_SIDE, _MIN_SIDE, 3), np.uint8))
+        _local.segmenter = segmenter
+    return _local.segmenter

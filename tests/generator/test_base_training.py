@@ -9,10 +9,12 @@ import torch
 from generator_toys import TINY, speech
 
 from ft2.errors import UsageError
+from ft2.generator.average import Average
 from ft2.generator.config import DropoutConfig, TrainConfig
-from ft2.generator.data import Encoded, read_clips
+from ft2.generator.data import read_clips
+from ft2.generator.encode import Encoded
 from ft2.generator.prepare import PHONES, phone_targets
-from ft2.generator.train import Average, draw_batch, lip_weights, train_generator
+from ft2.generator.train import draw_batch, lip_weights, train_generator
 from ft2.runs import load_tensors
 from ft2.speech import Phone
 
@@ -121,8 +123,8 @@ def test_stages_differ_in_what_a_token_hears(tiny_config: TrainConfig, encoded: 
 
 
 def test_lip_weights_have_mean_one_and_the_given_ratio() -> None:
-    lips = torch.zeros(3, 8, 8)
-    lips[:, 4:6, 3:6] = 1
+    lips = torch.zeros(3, 1, 8, 8)
+    lips[:, :, 4:6, 3:6] = 1
     weights = lip_weights(lips, 0.25)
     assert weights.mean().item() == pytest.approx(1.0)
     assert (weights.max() / weights.min()).item() == pytest.approx(4.0)

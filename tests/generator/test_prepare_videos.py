@@ -13,10 +13,10 @@ from ft2.config import ClipFormat
 from ft2.generator.collect import kind_of, read_sources
 from ft2.generator.config import VideosConfig
 from ft2.generator.data import read_clips
+from ft2.generator.strength import face_motion
 from ft2.generator.videos import (
     clip_times,
     clips_of,
-    face_motion,
     loudness,
     opening,
     scenes,

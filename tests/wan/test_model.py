@@ -11,7 +11,7 @@ from ft2.runs import load_tensors, save_tensors
 from ft2.wan.audio import positions
 from ft2.wan.condition import Conditioning
 from ft2.wan.encoders import SpeechTower, clean_prompt, level, log_mel_tokens
-from ft2.wan.model import gaussian_skip
+from ft2.wan.space import gaussian_skip
 from ft2.wan.spec import Architecture, AudioSpec, WanSpec
 from ft2.wan.weights import (
     load_talking_model,

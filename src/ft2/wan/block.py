@@ -42,6 +42,17 @@ class AudioProcessor(nn.Module):
         nn.init.zeros_(self.v_proj.weight)
 
 
+class IdentityProcessor(nn.Module):
+    """The identity keys and values of one block; values are zero at first."""
+
+    def __init__(self, identity_dim: int, inner_dim: int) -> None:
+        """Create bias-free ``k_proj`` and ``v_proj``, the latter zero."""
+        super().__init__()
+        self.k_proj = nn.Linear(identity_dim, inner_dim, bias=False)
+        self.v_proj = nn.Linear(identity_dim, inner_dim, bias=False)
+        nn.init.zeros_(self.v_proj.weight)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """View [B, L, H * d] as [B, H, L, d]."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -116,6 +127,22 @@ def audio_attention(
     return out.reshape(batch, query.shape[1], -1)
 
 
+def identity_attention(
+    attn: WanAttention, query: Tensor, identity: Tensor, gate: Gate | None
+) -> Tensor:
+    """Return the identity branch before the shared output projection, [B, N, C].
+
+    Args:
+        attn: the block's cross-attention, with an :class:`IdentityProcessor`.
+        query: normalised queries of the block, split into heads, [B, H, N, d].
+        identity: identity tokens, [B, Q, D].
+        gate: expert weights of this layer, or None.
+    """
+    processor = attn.identity
+    key, value = apply_linears((processor.k_proj, processor.v_proj), identity, gate)
+    return attend(query, split_heads(key, attn.heads), split_heads(value, attn.heads))
+
+
 def cross_attention(
     attn: WanAttention,
     x: Tensor,
@@ -125,8 +152,13 @@ def cross_attention(
     audio_mask: Tensor | None,
     audio_scale: Tensor,
     gate: Gate | None,
+    identity: Tensor | None = None,
+    identity_scale: Tensor | None = None,
 ) -> Tensor:
-    """Return text, image and audio attention summed before the one output projection."""
+    """Return text, image, audio and identity attention summed before the one output projection.
+
+    ``Z + lambda_1 Attn(Q, K_a, V_a) + lambda_2 Attn(Q, K_id, V_id)`` (FantasyTalking, eq. 4).
+    """
     query = attn.norm_q(apply_linear(attn.to_q, x, gate))
     heads = split_heads(query, attn.heads)
     key, value = apply_linears((attn.to_k, attn.to_v), text, gate)
@@ -140,6 +172,9 @@ def cross_attention(
     if audio is not None and audio_mask is not None:
         heard = audio_attention(attn, query, audio, audio_mask, gate)
         out = out + audio_scale.to(out.dtype)[:, None, None] * heard
+    if identity is not None and identity_scale is not None:
+        known = identity_attention(attn, heads, identity, gate)
+        out = out + identity_scale.to(out.dtype)[:, None, None] * known
     return apply_linear(attn.to_out[0], out, gate)
 
 
@@ -173,6 +208,8 @@ class TalkingBlock(WanTransformerBlock):
         audio_mask: Tensor | None,
         audio_scale: Tensor,
         gate: Gate | None,
+        identity: Tensor | None = None,
+        identity_scale: Tensor | None = None,
     ) -> Tensor:
         """Return the block's output, [B, N, C].
 
@@ -186,6 +223,8 @@ class TalkingBlock(WanTransformerBlock):
             audio_mask: True where an audio token is real, [B, G, L].
             audio_scale: strength of the audio branch, [B]; 0 is "no audio".
             gate: expert weights of this layer, [B, K]; None is the base network, exactly.
+            identity: identity tokens, [B, Q, D], if the block has that branch.
+            identity_scale: strength of the identity branch, [B].
         """
         shift, scale, keep, ff_shift, ff_scale, ff_keep = (
             self.scale_shift_table + modulation.float()
@@ -195,8 +234,9 @@ class TalkingBlock(WanTransformerBlock):
         x = (x.float() + self_attention(self.attn1, normed, rotary, gate) * keep).type_as(x)
         normed = self.norm2(x.float()).type_as(x)
         x = x + cross_attention(
-            self.attn2, normed, text, image, audio, audio_mask, audio_scale, gate
-        )
+            self.attn2, normed, text, image, audio, audio_mask, audio_scale, gate,
+            identity, identity_scale,
+        )  # fmt: skip
         normed = (self.norm3(x.float()) * (1 + ff_scale) + ff_shift).type_as(x)
         fed = feed_forward(self.ffn, normed, gate)
         return (x.float() + fed.float() * ff_keep).type_as(x)

@@ -78,6 +78,26 @@ def tensors_of(path: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, file.get_tensor(name)
 
 
+def check_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a file that does not hold exactly the wanted tensors.
+
+    Raises:
+        UsageError: naming missing, unknown and misshapen tensors.
+    """
+    problems = [f"missing {name}" for name in wanted.keys() - given.keys()]
+    problems += [f"unknown {name}" for name in given.keys() - wanted.keys()]
+    for name in wanted.keys() & given.keys():
+        if wanted[name].shape != given[name].shape:
+            shapes = f"{tuple(given[name].shape)}, want {tuple(wanted[name].shape)}"
+            problems.append(f"{name} is {shapes}")
+    if problems:
+        listed = "; ".join(sorted(problems)[:5])
+        raise UsageError(
+            f"'{path}' does not fit this model: {len(problems)} tensors ({listed})",
+            "use weights of the same architecture",
+        )
+
+
 def sharded_files(folder: Path) -> list[Path]:
     """Return the transformer's safetensors files in a folder: those an index names, or all.
 

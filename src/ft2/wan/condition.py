@@ -22,6 +22,8 @@ class Conditioning:
             every token hears the whole clip.
         audio_mask: True where an audio token is real, [B, F, L].
         reference: the reference picture, uint8 [B, H, W, 3].
+        identity: face embeddings of unit length, [B, E], for a model with that branch.
+        motion: strengths omega of face and body motion in [0, 1], [B, 2], likewise.
     """
 
     latents_mask_y: Tensor
@@ -30,6 +32,8 @@ class Conditioning:
     audio: Tensor
     audio_mask: Tensor
     reference: Tensor
+    identity: Tensor | None = None
+    motion: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the batch size."""
@@ -38,8 +42,8 @@ class Conditioning:
     @classmethod
     def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
         """Join batches along the batch dimension."""
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+        states = [part.state() for part in parts]
+        return cls(**{name: torch.cat([state[name] for state in states]) for name in states[0]})
 
     def repeat(self, times: int) -> Conditioning:
         """Repeat every item ``times`` times, copies of an item side by side."""
@@ -65,7 +69,8 @@ class Conditioning:
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors by name, ready for a safetensors file."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Conditioning:

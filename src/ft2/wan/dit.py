@@ -10,10 +10,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ft2.lora import Gate, layer_gate
 from ft2.wan.block import AudioProjection, TalkingBlock
+from ft2.wan.identity import IdentityFormer
+from ft2.wan.intensity import MotionIntensity
 from ft2.wan.spec import Architecture
 
-FP32_PARTS = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
-"""Parts that Wan computes in float32 whatever the rest is in."""
+FP32_PARTS = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "intensity.")
+"""Parts that Wan computes in float32 whatever the rest is in, and what is added to its time."""
 
 
 class TalkingTransformer(WanTransformer3DModel):
@@ -83,6 +85,8 @@ class TalkingTransformer(WanTransformer3DModel):
             for _ in range(num_layers)
         )
         self.proj_model = AudioProjection(audio_features, audio_dim)
+        self.identity: IdentityFormer | None = None
+        self.intensity: MotionIntensity | None = None
 
     def forward(
         self,
@@ -94,6 +98,9 @@ class TalkingTransformer(WanTransformer3DModel):
         audio_mask: Tensor | None = None,
         audio_scale: Tensor | None = None,
         gate: Gate | None = None,
+        identity: Tensor | None = None,
+        identity_scale: Tensor | None = None,
+        motion: Tensor | None = None,
     ) -> Tensor:
         """Return the velocity, [B, out_channels, F, h, w].
 
@@ -106,6 +113,9 @@ class TalkingTransformer(WanTransformer3DModel):
             audio_mask: True where an audio token is real, [B, G, L].
             audio_scale: strength of the audio branch, [B]; None is 1.
             gate: expert weights, [B, num_layers, K], or shared ones; None is the base, exactly.
+            identity: face embeddings, [B, E], for a transformer with that branch.
+            identity_scale: strength of the identity branch, [B].
+            motion: motion strengths omega in [0, 1], [B, 1 or 2], likewise.
         """
         rotary = self.rope(hidden_states)
         grid = hidden_states.shape[2:]
@@ -113,14 +123,21 @@ class TalkingTransformer(WanTransformer3DModel):
         temb, modulation, text, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
+        if motion is not None and self.intensity is not None:
+            temb = temb + self.intensity(motion).type_as(temb)
+            embedder = self.condition_embedder
+            modulation = embedder.time_proj(embedder.act_fn(temb))
         modulation = modulation.unflatten(1, (6, -1))
+        known = None
+        if identity is not None and self.identity is not None:
+            known = self.identity(identity)
         if audio is not None:
             audio = self.proj_model(audio)
         if audio_scale is None:
             audio_scale = torch.ones(x.shape[0], device=x.device)
         for index, block in enumerate(self.blocks):
             conditions = (text, image, modulation, rotary, audio, audio_mask, audio_scale)
-            arguments = (x, *conditions, layer_gate(gate, index))
+            arguments = (x, *conditions, layer_gate(gate, index), known, identity_scale)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
-from ft2.flow import TIMESTEP_SCALE, per_sample
+from ft2.flow import TIMESTEP_SCALE
 from ft2.lora import Gate
 from ft2.wan.audio import heard_audio
 from ft2.wan.codec import Codec
@@ -26,32 +26,10 @@ from ft2.wan.encoders import (
     log_mel_tokens,
     wav2vec2_tokens,
 )
-from ft2.wan.spec import Architecture, WanSpec
-
-MIN_SIGMA = 1e-3
-
-
-class LatentSpace(nn.Module):
-    """The affine map between raw codec latents and what the transformer sees.
-
-    ``x = (z - shift) / scale``, where ``z`` is first made relative to the reference held still
-    if the architecture says ``residual``. ``variance`` is that of ``x``, for the Gaussian skip.
-    """
-
-    shift: Tensor
-    scale: Tensor
-    variance: Tensor
-    image_shift: Tensor
-    image_scale: Tensor
-
-    def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        """Create the identity map for latents [C, f, h, w]; size-1 dimensions broadcast."""
-        super().__init__()
-        self.register_buffer("shift", torch.zeros(shape))
-        self.register_buffer("scale", torch.ones(shape))
-        self.register_buffer("variance", torch.ones(shape))
-        self.register_buffer("image_shift", torch.zeros(shape))
-        self.register_buffer("image_scale", torch.ones(shape))
+from ft2.wan.face import FaceEncoder
+from ft2.wan.intensity import NEUTRAL
+from ft2.wan.space import LatentSpace, gaussian_skip
+from ft2.wan.spec import Architecture, Branch, WanSpec
 
 
 class TalkingModel:
@@ -76,12 +54,14 @@ class TalkingModel:
         tokenizer: object,
         image: nn.Module,
         speech: nn.Module | None,
+        face: FaceEncoder | None = None,
     ) -> None:
         """Join loaded parts; see ``ft2.wan.weights.load_talking_model``."""
         self.spec, self.architecture = spec, architecture
         self.clip: ClipFormat = architecture.clip
         self.dit, self.codec, self.space = dit, codec, space
         self.text, self.tokenizer, self.image, self.speech = text, tokenizer, image, speech
+        self.face = face
         self.num_layers = architecture.dit.num_layers
         self.compute: torch.device | None = None
         self.visiting: torch.device | None = None
@@ -103,6 +83,12 @@ class TalkingModel:
             yield
         finally:
             module.to("cpu")
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The networks beside the audio branch that the transformer has."""
+        there = {"identity": self.dit.identity, "motion": self.dit.intensity}
+        return tuple(name for name, part in there.items() if part is not None)  # type: ignore[misc]
 
     def latent_shape(self) -> tuple[int, int, int, int]:
         """Return the shape [C, f, h, w] of one clip's latents."""
@@ -150,6 +136,7 @@ class TalkingModel:
         audios: list[NDArray[np.float32]],
         prompts: list[str],
         whole_audio: bool = False,
+        motion: tuple[float, float] = (NEUTRAL, NEUTRAL),
     ) -> Conditioning:
         """Encode a batch of conditions.
 
@@ -158,6 +145,7 @@ class TalkingModel:
             audios: sounds of exactly ``clip.num_samples`` samples.
             prompts: captions.
             whole_audio: clip-level audio, one window for all tokens.
+            motion: strengths omega of face and body motion in [0, 1], for all of the batch.
         """
         reference = torch.from_numpy(np.ascontiguousarray(portraits))
         wanted = (self.clip.height, self.clip.width, 3)
@@ -177,13 +165,26 @@ class TalkingModel:
             audio,
             mask,
             reference,
+            self.encode_faces(reference),
+            torch.tensor([motion]).repeat(len(reference), 1) if self.dit.intensity else None,
         ).to(self.device)
 
+    def encode_faces(self, reference: Tensor) -> Tensor | None:
+        """Return face embeddings [B, E] of uint8 [B, H, W, 3]; None without an identity branch."""
+        if self.dit.identity is None:
+            return None
+        assert self.face is not None
+        return self.face.embed(reference)
+
     def encode_condition(
-        self, portrait: NDArray[np.uint8], audio: NDArray[np.float32], prompt: str
+        self,
+        portrait: NDArray[np.uint8],
+        audio: NDArray[np.float32],
+        prompt: str,
+        motion: tuple[float, float] = (NEUTRAL, NEUTRAL),
     ) -> Conditioning:
-        """Encode one condition: aligned portrait uint8 [H, W, 3], sound, caption."""
-        return self.encode_conditions(portrait[None], [audio], [prompt])
+        """Encode one condition: aligned portrait uint8 [H, W, 3], sound, caption, motion."""
+        return self.encode_conditions(portrait[None], [audio], [prompt], motion=motion)
 
     def image_latents(self, reference: Tensor) -> Tensor:
         """Return the mask and the image latents of the reference, [B, 4 + C, f, h, w]."""
@@ -264,6 +265,7 @@ class TalkingModel:
         audio_scale: Tensor | None = None,
         *,
         silent: bool = False,
+        identity_scale: Tensor | None = None,
     ) -> Tensor:
         """Return the velocity (noise - clean) at x, float32 [B, C, f, h, w].
 
@@ -274,7 +276,10 @@ class TalkingModel:
             gate: expert weights, [B, num_layers, K], or shared ones; None is the base network.
             audio_scale: strength of the audio branch, [B]; None is 1, 0 is "no audio".
             silent: do not compute the audio branch at all; equals a scale of 0.
+            identity_scale: strength of the identity branch, [B]; None is the architecture's.
         """
+        if identity_scale is None:
+            identity_scale = torch.full((len(x),), self.architecture.identity.scale).to(x.device)
         dtype = self.dit.patch_embedding.weight.dtype
         out: Tensor = self.dit(
             torch.cat((x, cond.latents_mask_y.to(x)), 1).to(dtype),
@@ -285,18 +290,10 @@ class TalkingModel:
             None if silent else cond.audio_mask,
             audio_scale,
             gate,
+            cond.identity,
+            identity_scale,
+            cond.motion,
         ).float()
         if self.architecture.latent.gaussian_skip:
             out = out + gaussian_skip(x, sigma, self.space.variance)
         return out
-
-
-def gaussian_skip(x: Tensor, sigma: Tensor, variance: Tensor) -> Tensor:
-    """Return the best linear estimate of the velocity for data N(0, variance).
-
-    ``E[noise - clean | x] = x (s - (1 - s) d2) / ((1 - s)^2 d2 + s^2)`` with s = sigma and
-    d2 = variance: the transformer only has to learn what is not Gaussian.
-    """
-    level = per_sample(sigma.clamp_min(MIN_SIGMA), x)
-    keep = 1 - level
-    return x * (level - keep * variance) / (keep.square() * variance + level.square())

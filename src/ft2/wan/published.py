@@ -22,7 +22,8 @@ from ft2.wan.checkpoint import audio_files, shapes_of, sharded_files, tensors_of
 from ft2.wan.codec import WanVae
 from ft2.wan.dit import FP32_PARTS, TalkingTransformer, build_dit
 from ft2.wan.layouts import canonical_names, grouped, is_official
-from ft2.wan.model import LatentSpace, TalkingModel
+from ft2.wan.model import TalkingModel
+from ft2.wan.space import LatentSpace
 from ft2.wan.spec import Architecture, WanSpec
 
 FOLDERS = ("text_encoder", "tokenizer", "image_encoder", "vae", "wav2vec2")

@@ -126,6 +126,41 @@ class LatentSpec(Config):
     """What follows the reference in the image latents: black frames, or the reference again."""
 
 
+class IdentitySpec(Config):
+    """Face embedding, Q-Former and the strength of the identity branch.
+
+    FantasyTalking (arXiv 2504.04842) names these parts and the strength 0.5; sizes are ours.
+    """
+
+    encoder: Literal["arcface", "face_tower"] = "arcface"
+    """``arcface``: an ONNX file (``face_weights``); ``face_tower``: a small one that ft2 trains."""
+    size: int = Field(112, ge=16, multiple_of=8)
+    """Side of the face crop in pixels."""
+    features: int = Field(512, ge=1)
+    """Width of the face embedding."""
+    face_tokens: int = Field(4, ge=1)
+    """Tokens into which the embedding is spread."""
+    queries: int = Field(32, ge=1)
+    """Learned queries of the Q-Former: the tokens that every block attends to."""
+    dim: int = Field(1024, ge=1)
+    """Width of the Q-Former."""
+    num_layers: int = Field(4, ge=1)
+    """Layers of the Q-Former."""
+    num_heads: int = Field(16, ge=1)
+    """Attention heads of the Q-Former."""
+    scale: float = Field(0.5, ge=0)
+    """Strength of the branch, lambda_2."""
+
+
+class MotionSpec(Config):
+    """The motion-intensity network; FantasyTalking names its layers, sizes are ours."""
+
+    dim: int = Field(512, ge=8, multiple_of=8)
+    """Width of its layers."""
+    body: bool = True
+    """Whether it hears omega_b; clips that show no body teach nothing about it."""
+
+
 class Architecture(Config):
     """Everything about a talking model but its numbers."""
 
@@ -143,6 +178,13 @@ class Architecture(Config):
     """Audio features."""
     latent: LatentSpec = LatentSpec()
     """Codec and latent space."""
+    identity: IdentitySpec = IdentitySpec()
+    """Identity branch, where ``branches`` asks for it."""
+    motion: MotionSpec = MotionSpec()
+    """Motion-intensity network, where ``branches`` asks for it."""
+
+
+Branch = Literal["identity", "motion"]
 
 
 class WanSpec(Config):
@@ -154,3 +196,13 @@ class WanSpec(Config):
     """None reads ``architecture.json`` beside the weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the frozen weights."""
+    branches: tuple[Branch, ...] = ()
+    """Networks beside the audio branch that are used: ``identity``, ``motion``."""
+    face_weights: str | None = None
+    """ArcFace ONNX file, for ``identity`` with the encoder ``arcface``."""
+
+    @model_validator(mode="after")
+    def _check_branches(self) -> WanSpec:
+        if len(set(self.branches)) < len(self.branches):
+            raise ValueError(f"a branch is named twice: {', '.join(self.branches)}")
+        return self

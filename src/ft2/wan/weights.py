@@ -1,8 +1,9 @@
 """Saving and loading of talking models that ft2 itself trains.
 
 A directory holds ``architecture.json``, ``dit``, ``codec``, ``text``, ``image`` and (with a speech
-tower) ``speech.safetensors``, ``tokenizer.json`` and ``provenance.json``. Weights may be stored
-in float16; they are computed with in float32.
+tower) ``speech.safetensors``, ``tokenizer.json`` and ``provenance.json``; with branches also
+``identity`` and ``face``, or ``motion.safetensors``. Weights may be stored in float16; they are
+computed with in float32.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 
 from ft2.errors import UsageError
 from ft2.runs import hash_file, load_tensors, read_json, save_tensors, write_atomic, write_json
+from ft2.wan.branches import add_branches, branch_path, branch_state, load_branch
+from ft2.wan.checkpoint import check_tensors
 from ft2.wan.codec import MotionCodec
 from ft2.wan.dit import FP32_PARTS, TalkingTransformer, build_dit
 from ft2.wan.encoders import SpeechTower, image_encoder, text_encoder
-from ft2.wan.model import LatentSpace, TalkingModel
+from ft2.wan.face import ArcFace, FaceTower, arcface_path
+from ft2.wan.model import TalkingModel
+from ft2.wan.space import LatentSpace
 from ft2.wan.spec import Architecture, WanSpec
 from ft2.weights import nano_dir
 
@@ -56,8 +61,11 @@ def read_architecture(spec: WanSpec) -> Architecture:
 
 def meta_dit(spec: WanSpec) -> TalkingTransformer:
     """Return the transformer on the meta device: shapes and counts, no memory."""
+    architecture = read_architecture(spec)
     with torch.device("meta"):
-        return build_dit(read_architecture(spec))
+        dit = build_dit(architecture)
+        add_branches(dit, architecture, spec.branches)
+    return dit
 
 
 def build_model(spec: WanSpec, architecture: Architecture, tokenizer: object) -> TalkingModel:
@@ -101,13 +109,16 @@ def parts(model: TalkingModel) -> dict[str, dict[str, Tensor]]:
     assert isinstance(model.codec, nn.Module)
     space = {f"space.{name}": value for name, value in model.space.state_dict().items()}
     files = {
-        "dit": dict(model.dit.state_dict()),
+        "dit": branch_state(model.dit, None),
         "codec": {**model.codec.state_dict(), **space},
         "text": dict(model.text.state_dict()),
         "image": dict(model.image.state_dict()),
     }
     if model.speech is not None:
         files["speech"] = dict(model.speech.state_dict())
+    files |= {name: branch_state(model.dit, name) for name in model.branches}
+    if isinstance(model.face, nn.Module):
+        files["face"] = dict(model.face.state_dict())
     return files
 
 
@@ -161,18 +172,7 @@ def load_parts(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
         UsageError: naming missing, unknown and misshapen tensors.
     """
     wanted = module.state_dict()
-    problems = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
-    problems += [f"unknown {name}" for name in tensors.keys() - wanted.keys()]
-    for name in wanted.keys() & tensors.keys():
-        if wanted[name].shape != tensors[name].shape:
-            shapes = f"{tuple(tensors[name].shape)}, want {tuple(wanted[name].shape)}"
-            problems.append(f"{name} is {shapes}")
-    if problems:
-        listed = "; ".join(sorted(problems)[:5])
-        raise UsageError(
-            f"'{path}' does not fit this model: {len(problems)} tensors ({listed})",
-            "use weights of the same architecture",
-        )
+    check_tensors(wanted, tensors, path)
     cast = {name: tensors[name].to(value.dtype) for name, value in wanted.items()}
     module.load_state_dict(cast)
 
@@ -207,25 +207,77 @@ def cast_transformer(dit: TalkingTransformer) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def load_talking_model(spec: WanSpec, device: str | torch.device = "cpu") -> TalkingModel:
+def check_branches(spec: WanSpec) -> None:
+    """Refuse branches whose files are not there, before anything is loaded.
+
+    Raises:
+        UsageError: naming the file.
+    """
+    architecture = read_architecture(spec)
+    for branch in spec.branches:
+        path = branch_path(weights_dir(spec), branch)
+        if not path.is_file():
+            raise UsageError(
+                f"the weights have no {branch} branch: there is no '{path}'",
+                "train it with `ft2 generator train full/generator-branches` (nano/...), or leave"
+                f" '{branch}' out of model.branches",
+            )
+    if "identity" in spec.branches and architecture.identity.encoder == "arcface":
+        arcface_path(spec.face_weights)
+
+
+def load_branches(model: TalkingModel, spec: WanSpec, directory: Path, fresh: bool) -> None:
+    """Put the branches that a spec asks for onto a loaded model, in place.
+
+    Args:
+        model: gets them, and a face encoder for ``identity``.
+        spec: names them.
+        directory: holds their files.
+        fresh: leave a branch without a file as it begins, and a face tower untrained.
+    """
+    add_branches(model.dit, model.architecture, spec.branches)
+    for branch in spec.branches:
+        path = branch_path(directory, branch)
+        if path.is_file() or not fresh:
+            load_branch(model.dit, branch, path)
+    if "identity" in spec.branches:
+        identity = model.architecture.identity
+        if identity.encoder == "arcface":
+            model.face = ArcFace(spec.face_weights, identity)
+            return
+        tower = FaceTower(identity)
+        path = directory / "face.safetensors"
+        if path.is_file() or not fresh:
+            load_parts(tower, load_tensors(path)[0], path)
+        model.face = tower
+
+
+def load_talking_model(
+    spec: WanSpec, device: str | torch.device = "cpu", *, fresh_branches: bool = False
+) -> TalkingModel:
     """Load a talking model, frozen and in eval mode.
 
     Args:
-        spec: weights, architecture, precision.
+        spec: weights, architecture, precision, branches.
         device: where it computes; ``ft2.wan.memory.place`` can put less of it there.
+        fresh_branches: branches without a file begin anew, to be trained.
 
     Raises:
         UsageError: if files are missing or do not fit.
     """
     architecture = read_architecture(spec)
     directory = weights_dir(spec)
+    if not fresh_branches:
+        check_branches(spec)
     if architecture.latent.codec == "wan_vae":
         from ft2.wan.published import load_published
 
         model = load_published(spec, architecture, directory)
     else:
         model = load_own(spec, architecture, directory)
-    for module in (model.dit, model.text, model.image, model.speech, model.codec, model.space):
+    load_branches(model, spec, directory, fresh_branches)
+    own = (model.dit, model.text, model.image, model.speech, model.codec, model.space, model.face)
+    for module in own:
         if isinstance(module, nn.Module):
             module.eval().requires_grad_(False)
     if spec.precision == "bf16":

@@ -1,0 +1,108 @@
+"""The model that training starts from: an earlier stage's, a saved one, or one from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ft2.errors import UsageError
+from ft2.generator.config import TrainConfig
+from ft2.generator.data import Clips
+from ft2.generator.face_training import train_face_tower
+from ft2.generator.prepare import Speech, prepare_model
+from ft2.runs import Progress, RunDir, load_tensors, save_tensors
+from ft2.wan.branches import branch_path
+from ft2.wan.face import FaceTower, arcface_path
+from ft2.wan.model import TalkingModel
+from ft2.wan.spec import WanSpec
+from ft2.wan.weights import (
+    load_parts,
+    load_talking_model,
+    read_architecture,
+    save_model,
+    weights_dir,
+)
+
+HINT = "measure it: `ft2 generator measure DATA`, or prepare videos with `ft2 generator prepare`"
+
+
+def starting_spec(config: TrainConfig) -> WanSpec:
+    """Return which weights training starts from, with the branches that are trained.
+
+    Raises:
+        UsageError: the earlier stage is not finished.
+    """
+    if config.start is None:
+        return config.model
+    path = Path(config.start) / "model"
+    if not path.is_dir():
+        raise UsageError(
+            f"'{config.start}' holds no finished stage (no model/)", "finish it with --resume"
+        )
+    return config.model.model_copy(update={"weights": str(path), "architecture": None})
+
+
+def check_training(config: TrainConfig, clips: Clips) -> None:
+    """Refuse what the branches need and the data or the machine lacks, before anything loads.
+
+    Raises:
+        UsageError: see above.
+    """
+    if config.freeze_base and not config.model.branches:
+        raise UsageError(
+            "freeze_base leaves nothing to train", "set model.branches=[identity,motion]"
+        )
+    if config.ema_decay and config.engine.kind == "deepspeed" and config.engine.zero_stage == 3:
+        raise UsageError(
+            f"ema_decay={config.ema_decay:g} with ZeRO stage 3, which splits the weights",
+            "set ema_decay=0, or engine.zero_stage=2",
+        )
+    if "motion" in config.model.branches and clips.motion is None:
+        raise UsageError(f"the clips in '{config.data}' have no motion strengths", HINT)
+    if "identity" in config.model.branches and config.model.weights != "none":
+        architecture = read_architecture(starting_spec(config))
+        if architecture.identity.encoder == "arcface":
+            arcface_path(config.model.face_weights)
+
+
+def starting_model(
+    config: TrainConfig,
+    clips: Clips,
+    speech: Callable[[], Sequence[Speech]],
+    run: RunDir,
+    progress: Progress,
+) -> TalkingModel:
+    """Return the model to train, branches and all.
+
+    What is made from nothing is kept in ``RUN/prepared`` and found again on resume.
+    """
+    spec = starting_spec(config)
+    prepared = run.path / "prepared"
+    if spec.weights == "none":
+        if not (prepared / "provenance.json").is_file():
+            architecture = read_architecture(spec)
+            model, figures = prepare_model(
+                spec, architecture, clips, speech(), config.prepare, config.seed, progress
+            )
+            save_model(model, prepared, {"figures": figures, "data": clips.fingerprint})
+        spec = spec.model_copy(update={"weights": str(prepared), "architecture": None})
+    model = load_talking_model(spec, fresh_branches=True)
+    directory = weights_dir(spec)
+    intensity = model.dit.intensity
+    if intensity is not None and not branch_path(directory, "motion").is_file():
+        assert clips.motion is not None
+        intensity.set_range(clips.motion)
+    if isinstance(model.face, FaceTower) and not (directory / "face.safetensors").is_file():
+        _face_tower(model.face, prepared / "face.safetensors", config, clips, progress)
+    return model
+
+
+def _face_tower(
+    tower: FaceTower, path: Path, config: TrainConfig, clips: Clips, progress: Progress
+) -> None:
+    """Train the face encoder in place, or find what an interrupted run has trained."""
+    if not path.is_file():
+        steps = config.prepare.face_steps
+        train_face_tower(tower, clips, steps=steps, seed=config.seed, progress=progress)
+        save_tensors(path, dict(tower.state_dict()))
+    load_parts(tower, load_tensors(path)[0], path)
