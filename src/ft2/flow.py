@@ -46,8 +46,11 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
     """Return the sampler's noise levels, float32 [num_steps + 1], from 1 down to 0.
 
-    ``sigma_i = 1 - i / N`` is shifted as in Wan; with N = 30 and shift 5 the timesteps are
-    1000, 993.15, 985.92, ..., 263.16, 147.06, and the list ends with 0.
+    ``sigma_i = 1 - i / N`` is shifted as in Wan. With N = 30 and shift 5:
+
+    >>> levels = shifted_sigmas(30, 5.0)
+    >>> [round(1000 * level, 2) for level in levels.tolist()[:3] + levels.tolist()[-3:]]
+    [1000.0, 993.15, 985.92, 263.16, 147.06, 0.0]
 
     Raises:
         ValueError: if ``num_steps`` < 1 or ``shift`` <= 0.

@@ -73,7 +73,11 @@ def dump_yaml(config: BaseModel) -> str:
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one mapping with dotted keys; lists stay whole."""
+    """Return nested mappings as one mapping with dotted keys; lists stay whole.
+
+    >>> flatten({"engine": {"learning_rate": 0.1, "betas": [0.9, 0.98]}, "steps": 5})
+    {'engine.learning_rate': 0.1, 'engine.betas': [0.9, 0.98], 'steps': 5}
+    """
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping) and value:

@@ -15,7 +15,11 @@ WIDTH = 340
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return about `count` round numbers that cover [low, high]; works for an empty range."""
+    """Return about `count` round numbers that cover [low, high]; works for an empty range.
+
+    >>> nice_ticks(0.07, 0.93)
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
     if not math.isfinite(low) or not math.isfinite(high):
         return [0.0, 1.0]
     if high - low < 1e-9:

@@ -59,8 +59,11 @@ def raw_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, int]]:
 def audio_windows(num_tokens: int, num_frames: int) -> Windows:
     """Return the widened, clipped windows of a clip.
 
-    For 81 frames and 175 tokens (23 fps) the width is 17 and the lengths are
-    6, 14, 18 times 17, 14.
+    81 frames at 23 a second have 175 tokens:
+
+    >>> windows = audio_windows(175, 81)
+    >>> windows.width, windows.lengths[:3], windows.lengths[-2:]
+    (17, (6, 14, 17), (17, 14))
     """
     ranges = raw_ranges(num_tokens, num_frames)
     width = ranges[1][1] - ranges[1][0] + 1 + 2 * MARGIN_TOKENS
