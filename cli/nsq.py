@@ -19,6 +19,7 @@ from ft2.cli.options import (
     say,
     split_config_args,
 )
+from ft2.cli.push import Public, Update, check_push, run_push
 from ft2.errors import UsageError
 
 app = typer.Typer(help="Build, check and publish preference data.", no_args_is_help=True)
@@ -174,41 +175,20 @@ def push(
         Path | None,
         typer.Option("--card", metavar="FILE", help="YAML with the card's facts, see the guide."),
     ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="Make a new repository public; private otherwise.")
-    ] = False,
-    update: Annotated[
-        bool, typer.Option("--update", help="Replace files of a repository that has some.")
-    ] = False,
+    public: Public = False,
+    update: Update = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a dataset on the Hugging Face Hub: -n prints and saves the plan, -y does it."""
-    from ft2.cli.options import make_progress
-    from ft2.hub import push as upload
-    from ft2.nsq.publish import PLAN_NAME, hub_card, local_secrets, maker, plan_push, read_card
-    from ft2.runs import write_atomic, write_json
+    from ft2.nsq.publish import hub_card, maker, plan_push, read_card
 
-    if dry_run == yes:
-        raise UsageError(
-            "a push wants --dry-run or --yes, and not both" if yes else "a push publishes data",
-            "-n prints and saves what would be uploaded; -y uploads it",
-        )
+    check_push("data", dry_run=dry_run, yes=yes)
     facts = read_card(directory, card)
-    plan = plan_push(directory, repo, facts, private=not public)
-    if dry_run:
-        write_json(directory / PLAN_NAME, plan.to_json())
-        write_atomic(directory / "push-card.md", hub_card(directory, facts, {}))
-        say(f"plan saved to {directory / PLAN_NAME}, the card to push-card.md; upload with -y")
-        emit(plan.to_json(), json)
-        return
-    address = upload(
-        plan,
-        maker(directory, facts),
-        secrets=local_secrets(directory),
-        update=update,
-        progress=make_progress(quiet),
-    )
-    emit({"repo": repo, "address": address, "files": len(plan.files)}, json)
+    run_push(
+        plan_push(directory, repo, facts, private=not public), directory,
+        lambda: hub_card(directory, facts, {}), maker(directory, facts),
+        kind="dataset", dry_run=dry_run, update=update, json=json, quiet=quiet,
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from ft2.errors import UsageError
 
 if TYPE_CHECKING:
     from ft2.critic.score import CriticScorer
+    from ft2.generator.config import GenerateConfig
     from ft2.nsq.config import NsqConfig
     from ft2.nsq.judging import LazyScorer, StoredOnly
     from ft2.nsq.protocols import Generator
@@ -27,17 +28,17 @@ def plan_build(settings: "NsqConfig") -> dict[str, Any]:
     Raises:
         UsageError: an input is there and wrong.
     """
-    from ft2.config import load_config
-    from ft2.generator.config import GenerateConfig
     from ft2.nsq.candidates import read_folder
     from ft2.nsq.splits import check_splits
     from ft2.pairs import read_conditions
 
-    load_config(GenerateConfig, settings.generator)
+    _read_generator(settings)
     missing = [text for text, path in _inputs(settings) if not path.exists()]
     plan: dict[str, Any] = {
         "generator": settings.generator,
-        "policies": [settings.policy or "base", *settings.more_policies],
+        "policies": []
+        if settings.generator is None
+        else [settings.policy or "base", *settings.more_policies],
         "folders": list(settings.folders),
         "critic": settings.critic,
         "workers": f"{settings.workers.count or 1} {settings.workers.kind}",
@@ -48,10 +49,20 @@ def plan_build(settings: "NsqConfig") -> dict[str, Any]:
         by_id = {c.condition_id: c for c in conditions}
         manifests = [Path(path) for path in settings.folders if Path(path).is_file()]
         given = [read_folder(path, by_id) for path in manifests]
-        made = len(conditions) * settings.num_candidates * (1 + len(settings.more_policies))
+        made = len(conditions) * settings.num_candidates * len(plan["policies"])
         found = sum(len(clips) for folder in given for clips in folder.values())
         plan |= _sizes(settings, len(conditions), made, found)
     return plan | {"missing": missing}
+
+
+def _read_generator(settings: "NsqConfig") -> "GenerateConfig | None":
+    """Return how candidates are made, None where none are."""
+    if settings.generator is None:
+        return None
+    from ft2.config import load_config
+    from ft2.generator.config import GenerateConfig
+
+    return load_config(GenerateConfig, settings.generator)
 
 
 def _inputs(settings: "NsqConfig") -> list[tuple[str, Path]]:
@@ -91,15 +102,13 @@ def run_build(settings: "NsqConfig", output: Path, resume: bool, quiet: bool) ->
     Raises:
         UsageError: an input is missing or wrong.
     """
-    from ft2.config import load_config
-    from ft2.generator.config import GenerateConfig
     from ft2.nsq.build import build as build_dataset
 
     missing = [text for text, path in _inputs(settings) if not path.exists()]
     if missing:
         raise UsageError(f"missing: {'; '.join(missing)}", "make it, or set its key")
-    generate = load_config(GenerateConfig, settings.generator)
-    generators = make_generators(settings, generate)
+    generate = _read_generator(settings)
+    generators = [] if generate is None else make_generators(settings, generate)
     scorer = lazy_scorer(settings)
     progress = make_progress(quiet)
     return build_dataset(settings, output, generators, scorer, resume=resume, progress=progress)
@@ -166,7 +175,6 @@ def lazy_scorer(settings: "NsqConfig") -> "LazyScorer | StoredOnly":
     Raises:
         UsageError: there is no trained critic, or a store has several and none is named.
     """
-    from ft2.critic.adapter import read_card
     from ft2.nsq.judging import LazyScorer, StoredOnly
     from ft2.nsq.store import ScoreStore
 
@@ -176,6 +184,8 @@ def lazy_scorer(settings: "NsqConfig") -> "LazyScorer | StoredOnly":
             raise UsageError(f"critic={settings.critic} needs a store", "name it: store=FILE")
         with ScoreStore(Path(settings.store)) as store:
             return StoredOnly(name or store.only_critic())
+    from ft2.critic.adapter import read_card
+
     path = _adapter(settings)
     read_card(path)
     return LazyScorer(f"critic {fingerprint(path)}", partial(load_scorer, settings))

@@ -18,6 +18,7 @@ from ft2.cli.options import (
     say,
     split_config_args,
 )
+from ft2.cli.push import Public, Update, check_push, run_push
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,41 +140,23 @@ def push(
     repo: Annotated[
         str, typer.Option("--repo", metavar="NAME", help="Model on the Hub: NAME or OWNER/NAME.")
     ],
-    public: Annotated[
-        bool, typer.Option("--public", help="Make a new repository public; private otherwise.")
-    ] = False,
-    update: Annotated[
-        bool, typer.Option("--update", help="Replace files of a repository that has some.")
-    ] = False,
+    public: Public = False,
+    update: Update = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a policy with its card on the Hugging Face Hub: -n prints the plan, -y does it."""
-    from ft2.hub import push as upload
-    from ft2.nsq.publish import local_secrets
-    from ft2.runs import write_atomic, write_json
     from ft2.tlpo.card import plan_policy_push, policy_card, policy_dir, policy_maker
 
-    if dry_run == yes:
-        raise UsageError(
-            "a push wants --dry-run or --yes, and not both" if yes else "a push publishes weights",
-            "-n prints and saves what would be uploaded; -y uploads it",
-        )
-    plan = plan_policy_push(policy, repo, private=not public)
+    check_push("weights", dry_run=dry_run, yes=yes)
     folder = policy_dir(policy)
-    if dry_run:
-        write_json(folder / "push-plan.json", plan.to_json())
-        write_atomic(folder / "push-card.md", policy_card(folder))
-        say(f"plan saved to {folder / 'push-plan.json'}, the card to push-card.md; upload with -y")
-        emit(plan.to_json(), json)
-        return
-    address = upload(
-        plan, policy_maker(folder), secrets=local_secrets(folder), update=update,
-        progress=make_progress(quiet), kind="model",
+    run_push(
+        plan_policy_push(policy, repo, private=not public), folder,
+        lambda: policy_card(folder), policy_maker(folder),
+        kind="model", dry_run=dry_run, update=update, json=json, quiet=quiet,
     )  # fmt: skip
-    emit({"repo": repo, "address": address, "files": len(plan.files)}, json)
 
 
 def compare(

@@ -111,8 +111,9 @@ class NsqConfig(Config):
 
     conditions: str
     """Path of conditions.jsonl: what to generate from, with splits (see `ft2 nsq plan`)."""
-    generator: str
-    """Preset or YAML file of the generate config that makes the candidates."""
+    generator: str | None = None
+    """Preset or YAML file of the generate config that makes the candidates; null makes none and
+    takes the clips of `folders`."""
     policy: str | None = None
     """Directory of the policy that generates; null is the base model."""
     more_policies: tuple[str, ...] = ()
@@ -159,6 +160,10 @@ class NsqConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.generator is None and not self.folders:
+            raise ValueError("generator and folders: one of them must give clips")
+        if self.generator is None and (self.policy is not None or self.more_policies):
+            raise ValueError("policy and more_policies need a generator")
         total = self.num_candidates * (1 + len(self.more_policies))
         possible = (total // 2) * ((total + 1) // 2)
         if not self.folders and self.pairing.max_per_condition > possible:

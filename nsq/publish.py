@@ -17,7 +17,6 @@ from ft2.nsq.config import CardConfig
 from ft2.nsq.validate import validate
 from ft2.runs import read_json, write_atomic, write_json
 
-PLAN_NAME = "push-plan.json"
 _GROUP_BYTES = 100_000_000
 _TEXTS = ("manifest.json", "stats.json", "README.md")
 

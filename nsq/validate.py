@@ -201,8 +201,6 @@ def _check_pairs(seen: _Checked, entry: Mapping[str, Any]) -> None:
         if split != UNIQUE_SPLIT:
             seen.content.add(row_texts(batch))
             seen.pairs += batch.num_rows
-        for side in ("a", "b"):
-            _are_there(seen, f"{name} (clip_{side})", batch.column(f"clip_{side}"), clips)
         ids = batch.column("pair_id").to_pylist()
         joined = pc.binary_join_element_wise(batch.column("clip_a"), batch.column("clip_b"), ":")
         hashes = [hashlib.sha256(text.encode()).hexdigest() for text in joined.to_pylist()]
@@ -212,6 +210,7 @@ def _check_pairs(seen: _Checked, entry: Mapping[str, Any]) -> None:
         for index, d in enumerate(DIMENSIONS):
             wins[index] += (counts := _check_labels(seen, name, batch, d))[0]
             decided[index] += counts[1]
+    _check_references(seen, entry, clips)
     every = np.concatenate(prefixes) if prefixes else np.zeros(0, np.uint64)
     if len(np.unique(every)) != len(every):
         seen.say(f"split {split}: a pair_id is there twice")
@@ -255,12 +254,22 @@ def _clips_of(seen: _Checked, split: str) -> pa.Array | None:
     return seen.clips.get("test" if split == UNIQUE_SPLIT else split)
 
 
-def _are_there(seen: _Checked, where: str, ids: pa.Array, clips: pa.Array | None) -> None:
-    if clips is None:
-        return
-    missing = ids.filter(pc.invert(pc.is_in(ids, value_set=clips)))
-    if len(missing):
-        seen.say(f"{where} names {len(missing)} clips that are not there, such as {missing[0]}")
+def _check_references(seen: _Checked, entry: Mapping[str, Any], clips: pa.Array | None) -> None:
+    """Look up the clips of pairs, shard by shard: each look-up goes through all clips once."""
+    for shard in entry["shards"] if clips is not None else []:
+        with pa.memory_map(str(seen.root / shard["path"])) as source:
+            try:
+                table = pa.ipc.open_stream(source).read_all()
+                columns = {side: table[f"clip_{side}"] for side in "ab"}
+            except (pa.ArrowInvalid, OSError, KeyError):
+                return  # said already, by name
+        for side, ids in columns.items():
+            missing = ids.filter(pc.invert(pc.is_in(ids, value_set=clips)))
+            if len(missing):
+                seen.say(
+                    f"{shard['path']} (clip_{side}) names {len(missing)} clips that are not "
+                    f"there, such as {missing[0]}"
+                )
 
 
 def _are_probabilities(values: pa.Array, judged: bool) -> bool:

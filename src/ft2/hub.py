@@ -1,7 +1,8 @@
-"""Publish files on the Hugging Face Hub, as a dataset or a model, all in one commit.
+"""Publish files on the Hugging Face Hub, as a dataset or a model, all at once.
 
-Nothing of a push is visible before its single commit at the end: a push that was cut leaves an
-empty repository, and the next one sends only the files that the Hub does not have yet.
+Nothing of a push is visible before its end: a push that was cut leaves the repository as it was,
+and the next one sends only the files that the Hub does not have yet. The Hub advises fewer than 100
+files a commit, so more than that go into a pull request, commit by commit, which is merged at last.
 """
 
 import re
@@ -9,8 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ft2.errors import RunError, UsageError
 from ft2.runs import Progress, Silent
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _KEEP_BYTES = 10_000_000
 """Files below this may be small enough for git itself, and stay on disk until the commit."""
+_MOST_FILES = 99
+"""Files of one commit; the Hub advises fewer than 100."""
 _IGNORED = {".gitattributes"}
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 _BLOCK = 1 << 22
@@ -49,7 +53,8 @@ class PushPlan:
         """Return the plan as plain values."""
         total = sum(file.bytes for file in self.files)
         rows = sum(file.rows or 0 for file in self.files)
-        return {**asdict(self), "num_files": len(self.files), "rows": rows, "total_bytes": total}
+        counts = {"num_files": len(self.files), "commits": len(_groups(self.files))}
+        return {**asdict(self), **counts, "rows": rows, "total_bytes": total}
 
 
 def check_repo_name(repo: str) -> None:
@@ -72,7 +77,7 @@ def push(
     progress: Progress | None = None,
     kind: Literal["dataset", "model"] = "dataset",
 ) -> str:
-    """Upload the files of a plan in one commit and return the address of the repository.
+    """Upload the files of a plan, all visible at once, and return the address of the repository.
 
     Args:
         plan: What to upload.
@@ -89,7 +94,9 @@ def push(
         RunError: no login, a secret in a file, or the Hub refused or could not be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    disable_progress_bars()  # one bar a file, beside ours
     api, progress = api or HfApi(), progress or Silent()
     with _hub_errors(plan.repo), tempfile.TemporaryDirectory() as folder:
         api.whoami()
@@ -106,8 +113,47 @@ def push(
                 path.unlink()
             operations.append(operation)
             progress.update("upload", done, len(plan.files), file.path)
-        api.create_commit(repo, operations, repo_type=kind, commit_message=f"Upload by ft2: {kind}")
+        _commit(api, repo, operations, kind)
     return str(url)
+
+
+ItemT = TypeVar("ItemT")
+
+
+def _groups(items: Sequence[ItemT]) -> list[Sequence[ItemT]]:
+    """Return what each commit takes, about the same number of files in order."""
+    count = -(-len(items) // _MOST_FILES)
+    bounds = [len(items) * i // max(1, count) for i in range(count + 1)]
+    return [items[a:b] for a, b in pairwise(bounds)]
+
+
+def _commit(api: "HfApi", repo: str, operations: Sequence[Any], kind: str) -> None:
+    """Commit uploaded files: to the main branch, or, where they are many, by a pull request.
+
+    A pull request that a cut push has left open is used again.
+    """
+    title = f"Upload by ft2: {kind}"
+    groups = _groups(operations)
+    if len(groups) == 1:
+        api.create_commit(repo, operations, repo_type=kind, commit_message=title)
+        return
+    opened = api.get_repo_discussions(
+        repo, repo_type=kind, discussion_type="pull_request", discussion_status="open"
+    )
+    number = next((request.num for request in opened if request.title == title), None)
+    for group in groups:
+        if number is None:
+            made = api.create_commit(
+                repo, group, repo_type=kind, commit_message=title, create_pr=True
+            )
+            number = made.pr_num
+            continue
+        revision = f"refs/pr/{number}"
+        left = _missing(api, repo, group, kind, revision)
+        if left:
+            api.create_commit(repo, left, repo_type=kind, commit_message=title, revision=revision)
+    assert number is not None
+    api.merge_pull_request(repo, number, repo_type=kind)
 
 
 def _check_free(api: "HfApi", repo: str, update: bool, kind: str) -> None:
@@ -139,6 +185,20 @@ def find_secret(path: Path, name: str, secrets: Sequence[str]) -> None:
                     "ids, prompts and names are published as they are: change them and build anew",
                 )
             tail = data[-overlap:]
+
+
+def _missing(
+    api: "HfApi", repo: str, operations: Sequence[Any], kind: str, revision: str
+) -> list[Any]:
+    """Return the operations whose files the revision does not have yet."""
+    paths = [operation.path_in_repo for operation in operations]
+    found = api.get_paths_info(repo, paths, repo_type=kind, revision=revision)
+    there = {}
+    for file in found:
+        stored = getattr(file, "lfs", None)
+        if stored is not None:
+            there[file.path] = stored.sha256
+    return [o for o in operations if there.get(o.path_in_repo) != o.upload_info.sha256.hex()]
 
 
 @contextmanager

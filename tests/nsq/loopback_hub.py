@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_" + "x" * 34
 
@@ -21,6 +21,8 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.puts = 0
         self.commits: list[list[str]] = []
+        self.cut_at_commit: int | None = None
+        """The commit, counted from 0, at which the line is cut."""
         self.cut_after: int | None = None
         """Uploads after which the line is cut in the middle of the next one."""
         self.token = TOKEN
@@ -82,6 +84,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def describe(self, path: str) -> None:
         repo = "/".join(path.split("/")[:2])
+        if path.endswith("/discussions") and repo in self.hub.repos:
+            requests = self.hub.repos[repo]["requests"]
+            found = [
+                {k: v for k, v in request.items() if k != "files"}
+                for request in requests if request["status"] == "open"
+            ]  # fmt: skip
+            self.answer({"discussions": found, "count": len(found), "start": 0})
+            return
         if repo not in self.hub.repos:
             self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
             return
@@ -114,7 +124,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def entry(self, name: str, data: bytes) -> dict[str, Any]:
         oid = hashlib.sha256(data).hexdigest()
-        return {"type": "file", "path": name, "size": len(data), "oid": oid[:40]}
+        known = {"type": "file", "path": name, "size": len(data), "oid": oid[:40]}
+        lfs = {"oid": oid, "size": len(data), "pointerSize": 130}
+        return known | ({"lfs": lfs} if name.endswith(".parquet") else {})
 
     def send_file(self, repo: str, name: str) -> None:
         data = self.hub.repos.get(repo, {"files": {}})["files"].get(name)
@@ -150,12 +162,18 @@ class Handler(BaseHTTPRequestHandler):
                 for f in files
             ]})  # fmt: skip
         elif "/commit/" in path:
-            repo = path.removeprefix("/api/datasets/").partition("/commit/")[0]
-            self.commit(repo, [json.loads(line) for line in data.splitlines()])
+            repo, _, revision = path.removeprefix("/api/datasets/").partition("/commit/")
+            self.commit(repo, revision, [json.loads(line) for line in data.splitlines()])
+        elif path.endswith("/merge"):
+            repo, _, rest = path.removeprefix("/api/datasets/").partition("/discussions/")
+            request = self.hub.repos[repo]["requests"][int(rest.split("/")[0]) - 1]
+            self.hub.repos[repo]["files"] = request.pop("files")
+            request["status"] = "merged"
+            self.answer({})
         elif "/paths-info/" in path:
-            repo = path.removeprefix("/api/datasets/").partition("/paths-info/")[0]
-            wanted = json.loads(data)["paths"]
-            files = self.hub.repos[repo]["files"]
+            repo, _, revision = path.removeprefix("/api/datasets/").partition("/paths-info/")
+            wanted = parse_qs(data.decode())["paths"]
+            files = self.branch(repo, revision)
             self.answer([self.entry(n, files[n]) for n in wanted if n in files])
         elif path == "/api/validate-yaml":
             self.answer({"warnings": [], "errors": []})
@@ -169,7 +187,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"error": "You already created this dataset repo", "url": url}, 409)
             return
         private = wanted.get("private", wanted.get("visibility") == "private")
-        self.hub.repos[repo] = {"private": private, "files": {".gitattributes": b"*.parquet lfs"}}
+        self.hub.repos[repo] = {
+            "private": private,
+            "requests": [],
+            "files": {".gitattributes": b"*.parquet lfs"},
+        }
         self.answer({"url": url, "name": repo, "id": "1"})
 
     def batch(self, wanted: dict[str, Any]) -> None:
@@ -194,8 +216,34 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.puts += 1
         self.answer(b"")
 
-    def commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
-        files, names = self.hub.repos[repo]["files"], []
+    def branch(self, repo: str, revision: str) -> dict[str, bytes]:
+        """The files of the main branch or of a pull request."""
+        known: dict[str, Any] = self.hub.repos[repo]
+        number = revision.removeprefix("refs/pr/")
+        files: dict[str, bytes] = (
+            known["requests"][int(number) - 1]["files"] if number != revision else known["files"]
+        )
+        return files
+
+    def commit(self, repo: str, revision: str, lines: list[dict[str, Any]]) -> None:
+        if self.hub.cut_at_commit == len(self.hub.commits):
+            self.close_connection = True
+            self.connection.close()
+            return
+        names, more = [], {}
+        if "create_pr=1" in self.path:
+            requests = self.hub.repos[repo]["requests"]
+            title = next(line["value"]["summary"] for line in lines if line["key"] == "header")
+            requests.append({
+                "title": title, "num": len(requests) + 1, "status": "open", "isPullRequest": True,
+                "createdAt": "2025-01-01T00:00:00.000Z", "author": {"name": "me"},
+                "repo": {"name": repo, "type": "dataset"},
+                "files": dict(self.hub.repos[repo]["files"]),
+            })  # fmt: skip
+            revision = f"refs/pr/{len(requests)}"
+            page = f"{self.hub.url}/datasets/{repo}/discussions/{len(requests)}"
+            more = {"pullRequestUrl": page}
+        files = self.branch(repo, revision)
         for line in lines:
             value = line["value"]
             if line["key"] == "lfsFile":
@@ -207,7 +255,7 @@ class Handler(BaseHTTPRequestHandler):
             names.append(value["path"])
         self.hub.commits.append(names)
         url = f"{self.hub.url}/datasets/{repo}/commit/{'1' * 40}"
-        self.answer({"commitUrl": url, "commitOid": "1" * 40, "success": True})
+        self.answer({"commitUrl": url, "commitOid": "1" * 40, "success": True, **more})
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ft2.cli.nsq import app
 from ft2.errors import RunError, UsageError
-from ft2.hub import PushPlan, find_secret, push
+from ft2.hub import PlannedFile, PushPlan, _groups, find_secret, push
 from ft2.nsq.build import build
 from ft2.nsq.card import REQUIRED
 from ft2.nsq.config import CardConfig, NsqConfig
@@ -85,6 +85,46 @@ def test_cut_push_shows_nothing_and_goes_on(dataset: Path, hub: Hub) -> None:
     shards = [f for f in plan.files if f.rows is not None]
     assert hub.puts == len(shards)
     assert len(hub.files("me/talking")) == len(plan.files) + 1
+
+
+def test_commits_stay_below_a_hundred_files() -> None:
+    """430 shards and a card, as at 410,000 pairs."""
+    files = tuple(PlannedFile(f"{i}.parquet", 1, 10) for i in range(431))
+    assert PushPlan("me/many", True, files).to_json()["commits"] == 5
+    groups = _groups(files)
+    assert [file for group in groups for file in group] == list(files)
+    assert {len(group) for group in groups} <= {86, 87}
+    assert _groups(files[:99]) == [files[:99]]
+
+
+def test_many_files_go_up_in_several_commits_and_show_at_once(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five commits of a pull request, and a cut between two of them."""
+    monkeypatch.setattr("ft2.hub._MOST_FILES", 9)
+    names = [f"data/clips/train-{i:05d}-of-00043.parquet" for i in range(43)]
+    files = [PlannedFile(name, 1, 10) for name in [*names, "README.md"]]
+    plan = PushPlan("me/many", True, tuple(files))
+
+    def make(file: PlannedFile, folder: Path) -> Path:
+        path = folder / file.path.replace("/", "--")
+        path.write_bytes(f"content of {file.path}".encode())
+        return path
+
+    api = huggingface_hub.HfApi(endpoint=hub.url, token=TOKEN)
+    hub.cut_at_commit = 3
+    with pytest.raises(RunError, match="was cut"):
+        push(plan, make, secrets=[], api=api)
+    assert set(hub.files("me/many")) == {".gitattributes"}
+    assert (len(hub.commits), hub.puts) == (3, 43)
+    hub.cut_at_commit = None
+    push(plan, make, secrets=[], api=api)
+    assert len(hub.files("me/many")) == 45
+    assert hub.puts == 43
+    assert len(hub.repos["me/many"]["requests"]) == 1
+    assert max(len(names) for names in hub.commits) < 10
+    assert sum(len(names) for names in hub.commits) == 44
+    assert "README.md" in hub.commits[-1]
 
 
 def test_repository_that_has_files_wants_update(dataset: Path, hub: Hub) -> None:
