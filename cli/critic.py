@@ -4,7 +4,13 @@ from pathlib import Path
 
 import typer
 
-from ft2.cli import critic_annotate, critic_ratings, critic_use
+from ft2.cli import (
+    critic_annotate,
+    critic_calibrate,
+    critic_push,
+    critic_ratings,
+    critic_use,
+)
 from ft2.cli.options import (
     ConfigArgs,
     DryRun,
@@ -25,6 +31,8 @@ app.command("split")(critic_ratings.split)
 app.command("score")(critic_use.score)
 app.command("eval")(critic_use.evaluate)
 app.command("doctor")(critic_use.doctor)
+app.command("calibrate")(critic_calibrate.calibrate)
+app.command("push")(critic_push.push)
 app.command("annotate")(critic_annotate.annotate)
 app.command("raters")(critic_annotate.raters)
 app.command("serve")(critic_annotate.serve)

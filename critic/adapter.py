@@ -47,6 +47,9 @@ class CriticCard:
     reference: dict[str, Any] | None = None
     """Log-odds of the dev split's clips, with a name: what percentiles are against; see
     `ft2.critic.reference`."""
+    calibration: dict[str, Any] | None = None
+    """Maps to calibrated P(yes) (``maps``) or tie widths (``ties``) by dimension, and how they were
+    made; see `ft2.critic.calibration`. None moves P(yes) by the thresholds alone."""
 
 
 def add_lora(
@@ -146,6 +149,9 @@ def read_card(directory: Path) -> CriticCard:
         raise UsageError(
             f"{path} lacks the tie widths that {card.objective} learned", "train the critic again"
         )
+    parts = card.calibration or {}
+    if not {*parts.get("maps", {}), *parts.get("ties", {})} <= set(card.questions):
+        raise UsageError(f"{path} calibrates unknown dimensions", "calibrate the critic again")
     return card
 
 

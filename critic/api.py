@@ -94,7 +94,8 @@ class TalkingCritic:
             batch_size: Clip windows a forward pass; it does not change the scores.
             reference: What z and percentile are against; None takes the adapter's dev clips.
             cache_dir: Where scores are kept by content; None keeps none.
-            calibrated: Move P(yes) so that 0.5 is the threshold fitted on the dev split.
+            calibrated: Give the calibrated P(yes) of the card, or without calibration one that
+                is 0.5 at the threshold fitted on the dev split; False leaves the model's own.
             progress: Told of every batch.
 
         Raises:
@@ -155,8 +156,8 @@ class TalkingCritic:
         if odds is None:
             return ClipScore(path, sha256=clip, error=why)
         found = dict(zip(self.dimensions, odds, strict=True))
-        cuts = self.scorer.thresholds.tolist()
-        chances = {d: _sigmoid(x - cut) for (d, x), cut in zip(found.items(), cuts, strict=True)}
+        p = self.scorer.chances(torch.tensor(odds))
+        chances = dict(zip(self.dimensions, p.tolist(), strict=True))
         if self.reference is None:
             return ClipScore(path, chances, found, sha256=clip)
         places = {d: self.reference.place(d, x) for d, x in found.items()}
@@ -170,7 +171,8 @@ class TalkingCritic:
         A critic that was trained on choices says so itself, by the model it was trained with
         (`ft2.critic.losses`). One that was trained on answers follows FantasyTalking2's rule, Yes
         beats No and equal answers make no pair: with independent answers
-        P(A) = p_a (1 - p_b), P(B) = p_b (1 - p_a), and the rest is a tie.
+        P(A) = p_a (1 - p_b), P(B) = p_b (1 - p_a), and the rest is a tie. Where `ft2 critic
+        calibrate` has fitted a tie width on people's choices, that counts instead of either.
 
         Raises:
             UsageError: A file cannot be read.
@@ -179,14 +181,18 @@ class TalkingCritic:
         for found in (one, other):
             if found.error is not None:
                 raise UsageError(f"{found.path}: {found.error}", "give two clips that play")
+        return {d: self._outcome(d, one, other) for d in self.dimensions}
+
+    def _outcome(self, dimension: str, one: ClipScore, other: ClipScore) -> Comparison:
         card = self.scorer.card
+        gap = one.log_odds[dimension] - other.log_odds[dimension]
+        ties = (card.calibration or {}).get("ties", {}) if card else {}
+        if dimension in ties:
+            fitted = ties[dimension]
+            return choice(fitted["scale"] * gap, "rao_kupper", fitted["k"])
         if card is None or card.objective in ("yes_no", "regression"):
-            return {d: outcome(one.p[d], other.p[d]) for d in self.dimensions}
-        gaps = {d: one.log_odds[d] - other.log_odds[d] for d in self.dimensions}
-        return {
-            d: choice(gap, card.objective, (card.tie_widths or {}).get(d))
-            for d, gap in gaps.items()
-        }
+            return outcome(one.p[dimension], other.p[dimension])
+        return choice(gap, card.objective, (card.tie_widths or {}).get(dimension))
 
     def make_reference(self, name: str, scores: Sequence[ClipScore]) -> Reference:
         """Return a named reference set of scored clips; unreadable ones are left out.
@@ -203,7 +209,12 @@ class TalkingCritic:
 
 
 def outcome(p_a: float, p_b: float) -> Comparison:
-    """Return the outcome of two independent Yes/No answers; see `TalkingCritic.compare`."""
+    """Return the outcome of two independent Yes/No answers; see `TalkingCritic.compare`.
+
+    >>> found = outcome(0.9, 0.2)
+    >>> round(found.a, 2), round(found.tie, 2), round(found.b, 2)
+    (0.72, 0.26, 0.02)
+    """
     for_a, for_b = p_a * (1 - p_b), p_b * (1 - p_a)
     return Comparison(for_a, p_a * p_b + (1 - p_a) * (1 - p_b), for_b)
 

@@ -103,8 +103,7 @@ def _rolled(views: Sequence[ClipView]) -> list[ClipView]:
 
 def _chances(critic: TalkingCritic, views: Sequence[ClipView]) -> Matrix:
     """Return P(yes) [clips, dimensions]."""
-    odds = critic.scorer.log_odds(views) - critic.scorer.thresholds
-    return odds.double().sigmoid().numpy()
+    return critic.scorer.chances(critic.scorer.log_odds(views)).numpy()
 
 
 def _batches(critic: TalkingCritic, views: Sequence[ClipView], own: Matrix) -> Check:

@@ -54,11 +54,20 @@ def _clip_sections(result: Mapping[str, Any]) -> list[Section]:
         f"{result['clips']} clips, {result['utterances']} utterances, "
         f"{result['identities']} faces of the split {result['split']}."
     )
+    chance = "0.5 is chance; no threshold plays a part."
     return [
         Section("Accuracy of Yes and No", counts, [table]),
-        Section("Area under the ROC curve", "0.5 is chance; no threshold plays a part.", [areas]),
+        Section("Area under the ROC curve", chance, [areas], [_roc(rows["critic"])]),
         _reliability(found),
     ]
+
+
+def _roc(cells: Mapping[str, Any]) -> str:
+    curves = {d: [(x, y) for x, y in cell["roc"]] for d, cell in cells.items()}
+    return plot(
+        curves, x_label="share of No taken for Yes", y_label="share of Yes found",
+        x_range=(0, 1), y_range=(0, 1), diagonal=True,
+    )  # fmt: skip
 
 
 def _reliability(found: Mapping[str, Any]) -> Section:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ft2.critic.adapter import CriticCard, load_adapter, read_card
+from ft2.critic.calibration import apply_map
 from ft2.critic.data import Split, other_voice, read_ratings
 from ft2.critic.odds import log_odds
 from ft2.critic.score import card_model
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS = {
-    "critic": "trained, thresholds from the dev split",
+    "critic": "trained, calibrated, or with the thresholds of the dev split",
     "critic_raw": "trained, Yes where P(yes) >= 0.5",
     "untrained": "the base without the adapter",
     "majority": "always the commoner answer",
@@ -115,12 +116,11 @@ def evaluate(
         ratings, adapter_dir, split=split, source=source, model=model, device=device,
         progress=progress,
     )  # fmt: skip
-    return _table(found.odds, found.card.thresholds, found.rows, split)
+    return {"ratings": ratings.name, **_table(found.odds, found.card, found.rows, split)}
 
 
-def _table(
-    odds: "dict[str, Tensor]", thresholds: dict[str, float], known: Rows, split: str
-) -> dict[str, Any]:
+def _table(odds: "dict[str, Tensor]", card: CriticCard, known: Rows, split: str) -> dict[str, Any]:
+    thresholds, maps = card.thresholds, (card.calibration or {}).get("maps", {})
     rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
     first = known.first_windows()
     labels, groups = known.labels[first].numpy(), known.utterances[first]
@@ -131,9 +131,11 @@ def _table(
             continue
         scores = {name: x[:, column].numpy(force=True)[rated] for name, x in odds.items()}
         cut = thresholds[dimension]
-        rows["critic"][dimension] = _row(scores["critic_raw"], truth, voices, cut)
-        chances = 1 / (1 + np.exp(cut - scores["critic_raw"].astype(np.float64)))
+        plain = {"scale": 1.0, "cut": cut}
+        chances = apply_map(maps.get(dimension, plain), scores["critic_raw"].astype(np.float64))
+        rows["critic"][dimension] = _row(chances, truth, voices, 0.5)
         rows["critic"][dimension]["calibration"] = calibration(chances, truth, voices)
+        rows["critic"][dimension]["roc"] = roc(chances, truth)
         for name in ("critic_raw", "untrained"):
             rows[name][dimension] = _row(scores[name], truth, voices, 0.0)
         for name in ("audio_removed", "audio_swapped"):
@@ -157,6 +159,16 @@ def _table(
         "meaning": ROWS,
         "rows": rows,
     }
+
+
+def roc(scores: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]") -> list[list[float]]:
+    """Return the corners (share of No taken for Yes, share of Yes found) of the ROC curve."""
+    from sklearn.metrics import roc_curve
+
+    if truth.all() or not truth.any():
+        return []
+    false, right, _ = roc_curve(truth, scores)
+    return np.stack([false, right], axis=1).round(6).tolist()
 
 
 def _row(

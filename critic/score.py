@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ft2.config import flatten
 from ft2.critic.adapter import SCHEMA, CriticCard, base_hash, load_adapter, read_card
 from ft2.critic.cache import fingerprint
+from ft2.critic.calibration import Map, apply_map
 from ft2.critic.tokens import Critic, encode_views
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS, Scores
@@ -42,7 +44,7 @@ class CriticScorer:
         Args:
             adapter_dir: What `ft2 critic train` wrote (``RUN/adapter``); None asks the bare base.
             model: The Thinker; None takes the one in the adapter's card.
-            calibrated: Move P(yes) so that 0.5 is the threshold fitted on the dev split.
+            calibrated: Give the calibrated P(yes) of the adapter's card; see `chances`.
             batch_size: Clip windows a forward pass.
             device: Where to run.
             progress: Told of every batch.
@@ -58,12 +60,15 @@ class CriticScorer:
         self.card: CriticCard | None = None
         self.base_sha256 = ""
         cuts: dict[str, float] = {}
+        self.maps: dict[str, Map] = {}
         if adapter_dir is not None:
             card = self.card = read_card(Path(adapter_dir))
             model = card_model(card, model)
             self.questions = card.questions
             self.base_sha256 = card.base_sha256
-            cuts = card.thresholds if calibrated else cuts
+            if calibrated:
+                cuts = card.thresholds
+                self.maps = (card.calibration or {}).get("maps", {})
             _check_base(card.base_sha256, weights_dir(model), Path(adapter_dir))
             self.name = f"critic {hash_file(Path(adapter_dir) / 'adapter_model.safetensors')[:12]}"
         self.spec = model or QwenSpec()
@@ -154,9 +159,20 @@ class CriticScorer:
             parts.append((logits[..., self.layout.yes_id] - logits[..., self.layout.no_id]).cpu())
         return torch.cat(parts)
 
+    def chances(self, odds: Tensor) -> Tensor:
+        """Return P(yes) float64 [..., N] of log-odds, calibrated where the critic's card says how.
+
+        Without calibration, 0.5 is the threshold fitted on the dev split.
+        """
+        p = torch.sigmoid((odds - self.thresholds).double())
+        for name, found in self.maps.items():
+            column = self.dimensions.index(name)
+            values = apply_map(found, odds[..., column].double().numpy())
+            p[..., column] = torch.from_numpy(np.asarray(values))
+        return p
+
     def _scores(self, odds: Tensor) -> list[Scores]:
-        chances = torch.sigmoid((odds - self.thresholds).double())
-        return [Scores(*row) for row in chances.tolist()]
+        return [Scores(*row) for row in self.chances(odds).tolist()]
 
     def _check_dimensions(self) -> None:
         if self.dimensions != DIMENSIONS:
