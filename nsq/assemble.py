@@ -11,6 +11,7 @@ import numpy as np
 
 from ft2.errors import RunError
 from ft2.nsq.config import NsqConfig
+from ft2.nsq.lookalikes import check_lookalikes
 from ft2.nsq.manifest import ContentHash, describe_shards
 from ft2.nsq.mining import core_path, keep_one_a_prompt, mine_split
 from ft2.nsq.pairing import Rule
@@ -61,7 +62,8 @@ def assemble(
     """Pair the judged clips of every split and write the shards of all tables.
 
     Raises:
-        RunError: two conditions have the same file, or a clip vanished or changed.
+        RunError: two conditions have the same file, clips of two splits look the same, or a clip
+            vanished or changed.
     """
     work = output / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -70,7 +72,10 @@ def assemble(
     layout = Layout(config.train_shards, config.shard_bytes, config.clip.sample_rate)
     for split in splits:
         write_batches(work / f"{split}.scored", split_batches(chunks, split))
-    check_unique([work / f"{split}.scored" for split in splits])
+    judged = {split: work / f"{split}.scored" for split in splits}
+    check_unique(list(judged.values()))
+    if config.filters.max_duplicate_bits is not None:
+        check_lookalikes(judged, config.filters.max_duplicate_bits)
     for number, split in enumerate(splits, start=1):
         with RangeFile(work / f"{split}.scored") as scored:
             rule = rule_of(config, scored)

@@ -65,7 +65,8 @@ class FilterConfig(Config):
     """Frames that are looked at for a face, evenly spaced."""
     max_duplicate_bits: int | None = Field(None, ge=0, le=128)
     """A clip whose perceptual hash (256 bits a frame) differs by at most this from an earlier clip
-    of its condition is a near-duplicate; equal files always are."""
+    of its condition is a near-duplicate and dropped; equal files always are. Clips of two splits
+    that are as near are refused."""
     portrait_bits: int = Field(10, ge=0, le=128)
     """Portraits of two splits whose hashes differ by at most this are refused as the same."""
 

@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ft2.config import ClipFormat
 from ft2.errors import RunError, UsageError
 from ft2.nsq.candidates import Candidate
@@ -179,6 +181,7 @@ class Bench:
             "num_frames": self.clip.num_frames, "fps": self.clip.fps,
             **{f"score_{d}": None if scores is None else scores.get(d) for d in DIMENSIONS},
             "media_bytes": fact.num_bytes + sound + _size(c.portrait),
+            "phash": np.packbits(fact.phash).tobytes(),
             "dropped": dropped, "detail": detail,
         }  # fmt: skip
 

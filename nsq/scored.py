@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         *((name, pa.int32()) for name in ("width", "height", "num_frames")),
         *((name, pa.float32()) for name in ("fps", *(f"score_{d}" for d in DIMENSIONS))),
         ("media_bytes", pa.int64()),
+        ("phash", pa.binary()),
         ("dropped", pa.string()),
         ("detail", pa.string()),
     ]

@@ -15,6 +15,7 @@ from ft2.media import write_video
 from ft2.nsq.build import build
 from ft2.nsq.config import FilterConfig, NsqConfig
 from ft2.nsq.filters import inspect, near_duplicates, perceptual_hash
+from ft2.nsq.lookalikes import lookalikes
 from ft2.nsq.store import ScoreStore
 from ft2.pairs import Scores, read_clips
 from ft2.runs import Silent
@@ -228,6 +229,39 @@ def test_file_of_two_conditions_is_refused(config: NsqConfig, tmp_path: Path) ->
     config = config.model_copy(update={"folders": (str(manifest),)})
     with pytest.raises(RunError, match=r"c0 \(other, seed 0\), c2 \(other, seed 1\)"):
         build(config, tmp_path / "a", HashGenerator(), ColourScorer(), progress=Silent())
+
+
+def test_lookalikes_are_those_that_comparing_all_with_all_finds() -> None:
+    rng = np.random.default_rng(5)
+    one = rng.integers(0, 256, (40, 3, 32), dtype=np.uint8)
+    other = rng.integers(0, 256, (30, 3, 32), dtype=np.uint8)
+    for row in range(12):  # copies with 0 to 22 changed bits a frame
+        bits = np.unpackbits(one[row], axis=1)
+        for frame in range(3):
+            bits[frame, rng.permutation(256)[: 2 * row]] ^= 1
+        other[row + 5] = np.packbits(bits, axis=1)
+    for limit in (0, 7, 16):
+        wanted = {}
+        for a, b in np.ndindex(40, 30):
+            mean = np.unpackbits(one[a] ^ other[b]).sum() / 3
+            if mean <= limit:
+                wanted[a, b] = mean
+        assert {(a, b): d for a, b, d in lookalikes(one, other, limit)} == wanted
+        assert len(wanted) == limit // 2 + 1
+
+
+def test_clips_of_two_splits_that_look_the_same_are_refused(
+    config: NsqConfig, tmp_path: Path
+) -> None:
+    manifest = write_folder(config, tmp_path / "other", 2)
+    config = config.model_copy(update={"folders": (str(manifest),)})
+    clip(tmp_path / "other" / "c4-1.mp4", noise(0) // 2 + 60)  # c0-0 of train, paler, in test
+    near = config.model_copy(update={"filters": FilterConfig(max_duplicate_bits=24)})
+    with pytest.raises(RunError, match="look the same") as caught:
+        build(near, tmp_path / "a", HashGenerator(), ColourScorer(), progress=Silent())
+    assert "train: c0 (other, seed 0) and test: c4 (other, seed 1)" in caught.value.message
+    assert not (tmp_path / "a" / "manifest.json").exists()
+    build(config, tmp_path / "b", HashGenerator(), ColourScorer(), progress=Silent())
 
 
 @pytest.mark.parametrize("kind", ["gone", "changed"])
