@@ -5,44 +5,30 @@ without scores has none, a label without a margin has none; a portrait or sound 
 the clip's own first frame or track.
 """
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ft2.errors import UsageError
-from ft2.media import encode_flac, encode_png, read_audio, read_image, read_video
 from ft2.nsq.assemble import Layout, Made, write_split
 from ft2.nsq.card import render_card
 from ft2.nsq.config import CardConfig
+from ft2.nsq.imported_media import RATE, Clip, look, media, portrait_bytes, short_hash, sound_bytes
 from ft2.nsq.labelled import LETTERS, Labelled, Refused
 from ft2.nsq.manifest import ContentHash
 from ft2.nsq.mining import CORE, Core, core_path
 from ft2.nsq.pairing import UNLABELLED, Pairs
 from ft2.nsq.scored import SCHEMA, RangeFile, write_rows
-from ft2.nsq.tables import Media, Provenance
+from ft2.nsq.tables import Provenance
 from ft2.nsq.tally import Tally
 from ft2.pairs import DIMENSIONS, SCHEMA_VERSION, STORES, Scores
 from ft2.runs import Progress, atomic_dir, write_atomic, write_json
 
-_RATE = 16000
 _TIE = LETTERS.index("tie")
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """One video of the collection."""
-
-    path: Path
-    clip_id: str
-    shape: tuple[int, int, int]
-    fps: float
-    num_bytes: int
 
 
 @dataclass
@@ -55,16 +41,25 @@ class _Pair:
     margins: list[float] = field(default_factory=lambda: [float("nan")] * 3)
 
     def add(self, row: Labelled, turned: bool) -> None:
-        """Take the labels of a row about the same clips, whose A may be our B."""
-        for dimension, letter in row.labels.items():
-            code = LETTERS.index(letter)
-            code = 1 - code if turned and code != _TIE else code
-            for index, d in enumerate(DIMENSIONS):
-                if dimension in (d, "fusion"):
-                    if self.letters[index] not in (UNLABELLED, code):
-                        raise ValueError(f"an earlier row says otherwise about {d} of these clips")
-                    self.letters[index] = code
-                    self.margins[index] = row.margins.get(dimension, self.margins[index])
+        """Take the labels of a row about the same clips, whose A may be our B.
+
+        Raises:
+            ValueError: an earlier row says otherwise; nothing is taken.
+        """
+        said = [
+            (index, LETTERS.index(letter), row.margins.get(dimension))
+            for dimension, letter in row.labels.items()
+            for index, d in enumerate(DIMENSIONS)
+            if dimension in (d, "fusion")
+        ]
+        said = [(i, 1 - c if turned and c != _TIE else c, margin) for i, c, margin in said]
+        for index, code, _ in said:
+            if self.letters[index] not in (UNLABELLED, code):
+                d = DIMENSIONS[index]
+                raise ValueError(f"an earlier row says otherwise about {d} of these clips")
+        for index, code, margin in said:
+            self.letters[index] = code
+            self.margins[index] = self.margins[index] if margin is None else margin
 
 
 def import_pairs(
@@ -76,7 +71,7 @@ def import_pairs(
     label_source: str,
     refused: Refused,
     progress: Progress,
-    layout: Layout = Layout(sample_rate=_RATE),
+    layout: Layout = Layout(sample_rate=RATE),
 ) -> dict[str, Any]:
     """Write a dataset directory from labelled pairs and return its statistics.
 
@@ -99,26 +94,39 @@ def import_pairs(
             raise UsageError(
                 "no row could be imported:\n" + describe(refused), "is it the right FORMAT?"
             )
-        work = folder / "work"
         provenance = Provenance(f"imported: {format_name}", label_source, source="imported")
-        made, content = Made(), ContentHash()
-        core = _scored_and_core(pairs, clips, split, work)
-        counts = _write_core(core, work, split)
-        with RangeFile(work / f"{split}.scored") as scored:
-            tally = Tally(split, (0.5, 0.5, 0.5))
-            sides = core["a"].astype(np.int64), core["b"].astype(np.int64)
-            labels = core["labels"].astype(np.int64)
-            tally.add(scored.read(0, len(scored)), Pairs(*sides, labels, core["stores"]))
-            made.stats.append(tally.to_json())
-            write_split(layout, folder, split, scored, counts, _media(), provenance, content, made)
-        shutil.rmtree(work)
+        made, content = _write_tables(folder, pairs, clips, split, provenance, layout)
         taken = {
             "format": format_name, "rows": len(pairs), "refused": len(refused.reasons),
-            "dimensions": sorted({d for pair in pairs for d in pair.row.labels}),
+            "dimensions": [d for i, d in enumerate(DIMENSIONS)
+                           if any(pair.letters[i] != UNLABELLED for pair in pairs)],
         }  # fmt: skip
         summary = _write_records(folder, made, content, label_source, taken)
         progress.update("shards", 1, 1, f"{split}: {len(pairs)} pairs")
     return summary
+
+
+def _write_tables(
+    folder: Path,
+    pairs: Sequence[_Pair],
+    clips: dict[str, Clip],
+    split: str,
+    provenance: Provenance,
+    layout: Layout,
+) -> tuple[Made, ContentHash]:
+    """Write clips, pairs and views of the one split."""
+    work, made, content = folder / "work", Made(), ContentHash()
+    core = _scored_and_core(pairs, clips, split, work)
+    counts = _write_core(core, work, split)
+    with RangeFile(work / f"{split}.scored") as scored:
+        tally = Tally(split, (0.5, 0.5, 0.5))
+        sides = core["a"].astype(np.int64), core["b"].astype(np.int64)
+        mined = Pairs(*sides, core["labels"].astype(np.int64), core["stores"])
+        tally.add(scored.read(0, len(scored)), mined)
+        made.stats.append(tally.to_json())
+        write_split(layout, folder, split, scored, counts, media(), provenance, content, made)
+    shutil.rmtree(work)
+    return made, content
 
 
 def describe(refused: Refused, count: int = 20) -> str:
@@ -130,15 +138,15 @@ def describe(refused: Refused, count: int = 20) -> str:
 
 def _merge(
     rows: Iterable[Labelled], refused: Refused, progress: Progress
-) -> tuple[list[_Pair], dict[str, _Clip]]:
+) -> tuple[list[_Pair], dict[str, Clip]]:
     """Return the pairs, each once, and their clips by id; what does not fit is refused."""
     found: dict[frozenset[str], _Pair] = {}
-    clips: dict[str, _Clip] = {}
+    clips: dict[str, Clip] = {}
     facts: dict[str, tuple[object, ...]] = {}
     for number, row in enumerate(rows, start=1):
         progress.update("rows", number, number, f"{len(refused.reasons)} refused")
         try:
-            looked = [_look(path) for path in row.clips]
+            looked = [look(path) for path in row.clips]
             a, b = (clip.clip_id for clip in looked)
             if a == b:
                 raise ValueError("both clips are the same file")
@@ -163,22 +171,8 @@ def _agree(facts: dict[str, tuple[object, ...]], clip_id: str, row: Labelled, si
         )
 
 
-@lru_cache(maxsize=1 << 20)
-def _look(path: Path) -> _Clip:
-    """Decode a clip once.
-
-    Raises:
-        UsageError: it is missing, broken or has no sound.
-    """
-    video = read_video(path, _RATE, need_audio=True)
-    data = path.read_bytes()
-    frames, height, width = video.frames.shape[:3]
-    digest = hashlib.sha256(data).hexdigest()
-    return _Clip(path, digest, (frames, height, width), video.fps, len(data))
-
-
 def _scored_and_core(
-    pairs: Sequence[_Pair], clips: dict[str, _Clip], split: str, work: Path
+    pairs: Sequence[_Pair], clips: dict[str, Clip], split: str, work: Path
 ) -> Core:
     """Write the clips sorted by condition, and return the pairs as rows of them."""
     conditions = _components(pairs)
@@ -219,7 +213,7 @@ def _components(pairs: Sequence[_Pair]) -> dict[str, str]:
 
 
 def _row(
-    clips: dict[str, _Clip],
+    clips: dict[str, Clip],
     clip_id: str,
     pair: _Pair,
     side: int,
@@ -235,12 +229,13 @@ def _row(
     known |= {
         "clip_id": clip_id, "condition_id": condition, "prompt": row.prompt, "split": split,
         "identity_id": row.names.get("identity_id", ""), "source_id": "",
-        "audio_id": row.names.get("audio_id") or _short(_sound(str(sound))),
-        "reference_id": row.names.get("reference_id") or _short(_portrait(str(portrait))),
+        "audio_id": row.names.get("audio_id") or short_hash(sound_bytes(str(sound))),
+        "reference_id": row.names.get("reference_id") or short_hash(portrait_bytes(str(portrait))),
         "model": row.models[side], "seed": row.seeds[side], "video": str(clip.path),
         "audio": str(sound), "portrait": str(portrait), "fps": clip.fps,
         "num_frames": clip.shape[0], "height": clip.shape[1], "width": clip.shape[2],
-        "media_bytes": clip.num_bytes + len(_sound(str(sound))) + len(_portrait(str(portrait))),
+        "media_bytes": clip.num_bytes
+        + len(sound_bytes(str(sound))) + len(portrait_bytes(str(portrait))),
     }  # fmt: skip
     if isinstance(scores, Scores):
         known |= {f"score_{d}": scores.get(d) for d in DIMENSIONS}
@@ -277,29 +272,3 @@ def _write_records(
     write_atomic(folder / "README.md", render_card(CardConfig(), manifest, summary))
     write_json(folder / "manifest.json", manifest)
     return summary
-
-
-def _media() -> Media:
-    return Media(lambda path: Path(path).read_bytes(), _sound, _portrait)
-
-
-@lru_cache(maxsize=64)
-def _sound(path: str) -> bytes:
-    """Return FLAC; a FLAC file as it is."""
-    if path.endswith(".flac"):
-        return Path(path).read_bytes()
-    return encode_flac(read_audio(path, _RATE), _RATE)
-
-
-@lru_cache(maxsize=64)
-def _portrait(path: str) -> bytes:
-    """Return PNG; a PNG file as it is, of a video the first frame."""
-    if path.endswith(".png"):
-        return Path(path).read_bytes()
-    if path.endswith((".jpg", ".jpeg", ".webp")):
-        return encode_png(read_image(path))
-    return encode_png(read_video(path).frames[0])
-
-
-def _short(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
