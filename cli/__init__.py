@@ -23,6 +23,7 @@ from ft2.cli import (
     info,
     nsq,
     puppet,
+    study,
     tlpo,
     weights,
 )
@@ -32,6 +33,7 @@ NOUNS = {
     "nsq": nsq.app,
     "tlpo": tlpo.app,
     "generator": generator.app,
+    "study": study.app,
     "puppet": puppet.app,
     "weights": weights.app,
     "config": config.app,

@@ -51,15 +51,44 @@ class Task:
     total: int
 
 
+@dataclass(frozen=True)
+class Given:
+    """One answer as a rater gave it."""
+
+    rater: str
+    clip: str
+    other: str | None
+    dimension: str
+    answer: str
+    time: str
+    gold: Mapping[str, str]
+    facts: Mapping[str, Any]
+
+
 class AnswerStore:
     """A file with items and answers; every answer is on disk before the call returns."""
 
     def __init__(
-        self, path: Path, dimensions: Sequence[str] = (), raters_per_item: int = 1
+        self,
+        path: Path,
+        dimensions: Sequence[str] = (),
+        raters_per_item: int = 1,
+        clip_words: Sequence[str] = CLIP_ANSWERS,
+        at_least: bool = False,
     ) -> None:
-        """Open or make the file; `raters_per_item` people see each item, gold ones all people."""
+        """Open or make the file; `raters_per_item` people see each item, gold ones all people.
+
+        Args:
+            path: The file.
+            dimensions: What is asked about each item.
+            raters_per_item: How many people see an item.
+            clip_words: Answers about one clip; about a pair they are A, B and tie.
+            at_least: Count only people who finished an item, so that it may get more raters than
+                wanted and never fewer because somebody left.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.dimensions, self.raters_per_item = tuple(dimensions), raters_per_item
+        self.clip_words, self.at_least = tuple(clip_words), at_least
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
@@ -104,8 +133,7 @@ class AnswerStore:
             given = "select 1 from assignments where item = ? and rater = ?"
             if self._db.execute(given, (item, rater)).fetchone() is None:
                 raise UsageError(f"item {item} was not given to '{rater}'")
-            pair = self._sides(item, rater)[1] is not None
-            words = PAIR_ANSWERS if pair else CLIP_ANSWERS
+            words = self.words(pair=self._sides(item, rater)[1] is not None)
             if answer not in words or dimension not in self.dimensions:
                 raise UsageError(f"'{answer}' to '{dimension}' is none of {', '.join(words)}")
             insert = (
@@ -113,6 +141,10 @@ class AnswerStore:
                 "on conflict do update set answer = excluded.answer, time = excluded.time"
             )
             self._db.execute(insert, (item, rater, dimension, answer, _now()))
+
+    def words(self, pair: bool) -> tuple[str, ...]:
+        """Return the answers that may be given about a pair, or about one clip."""
+        return PAIR_ANSWERS if pair else self.clip_words
 
     def undo(self, rater: str) -> bool:
         """Take back the answers to the last item that the rater touched; False when there is none.
@@ -154,7 +186,8 @@ class AnswerStore:
             row["gold_right"] = sum(right) / len(right) if right else None
         return [rows[name] for name in sorted(rows)]
 
-    def _records(self) -> list[tuple[Answer, dict[str, str]]]:
+    def given(self) -> list[Given]:
+        """Return every answer as it was given, gold items too, with the sides as shown."""
         query = (
             "select items.id, rater, dimension, answer, time, gold, facts from answers "
             "join items on items.id = answers.item order by number"
@@ -165,12 +198,27 @@ class AnswerStore:
             known = json.loads(gold)
             if other is not None and self._swapped(item, rater):
                 known = {d: {"A": "B", "B": "A"}.get(word, word) for d, word in known.items()}
-            record = Answer(
-                clip, dimension, answer, other=other, rater=rater, time=time, given=answer,
-                **json.loads(facts),
-            )  # fmt: skip
-            found.append((record, known))
+            found.append(
+                Given(rater, clip, other, dimension, answer, time, known, json.loads(facts))
+            )
         return found
+
+    def items(self) -> list[Item]:
+        """Return all items."""
+        rows = self._db.execute("select clip, other, gold, facts from items order by id")
+        return [Item(c, o, json.loads(gold), json.loads(facts)) for c, o, gold, facts in rows]
+
+    def _records(self) -> list[tuple[Answer, Mapping[str, str]]]:
+        return [
+            (
+                Answer(
+                    g.clip, g.dimension, g.answer, other=g.other, rater=g.rater, time=g.time,
+                    given=g.answer, **g.facts,
+                ),
+                g.gold,
+            )
+            for g in self.given()
+        ]  # fmt: skip
 
     def _sides(self, item: int, rater: str) -> tuple[str, str | None]:
         clip, other = self._db.execute(
@@ -199,7 +247,13 @@ class AnswerStore:
             "where id not in (select item from assignments where rater = ?)"
         )
         rows = [(i, n, gold != "{}") for i, n, gold in self._db.execute(query, (rater,))]
+        if self.at_least:
+            rows = [(i, self._num_finished(i), gold) for i, _, gold in rows]
         return [row for row in rows if row[2] or row[1] < self.raters_per_item]
+
+    def _num_finished(self, item: int) -> int:
+        query = "select 1 from answers where item = ? group by rater having count(*) >= ?"
+        return len(self._db.execute(query, (item, len(self.dimensions))).fetchall())
 
     def _next_item(self, rater: str) -> int | None:
         rows = self._candidates(rater)

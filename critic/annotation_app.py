@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft2.critic.annotation import AnswerStore
-from ft2.critic.answers import CLIP_ANSWERS, PAIR_ANSWERS
 from ft2.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _current(store: AnswerStore, questions: Mapping[str, str], rater: str) -> di
         "item": task.item,
         "sides": [f"/media/{task.item}/{number}" for number in range(len(task.sides))],
         "questions": [{"name": name, "text": text} for name, text in questions.items()],
-        "words": CLIP_ANSWERS if len(task.sides) == 1 else PAIR_ANSWERS,
+        "words": store.words(pair=len(task.sides) > 1),
         "answered": task.answered,
         "done": task.done,
         "total": task.total,

@@ -25,6 +25,7 @@ MODELS = {
     "demo": ("Demo", "ft2 demo", KINDS["demo"]),
     "compare": ("Comparing methods", "ft2 tlpo compare", "ft2.cli.compare_config:CompareConfig"),
     "evaluate": ("Evaluation", "ft2 evaluate", "ft2.metrics.config:EvaluateConfig"),
+    "study": ("User study", "ft2 study serve", "ft2.metrics.config:StudyConfig"),
     "plan": ("Conditions from lists", "ft2 nsq plan", "ft2.nsq.plan:PlanConfig"),
     "prepare": ("Training clips", "ft2 generator prepare", "ft2.generator.config:VideosConfig"),
     "split": ("Splitting ratings", "ft2 critic split", "ft2.critic.config:SplitConfig"),

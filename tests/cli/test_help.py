@@ -40,7 +40,7 @@ def run(*argv: str, code: str = "from ft2.__main__ import main; main()") -> Any:
 
 def test_the_nouns_and_commands_are_all_there():
     assert {path[0] for path in COMMANDS if path} == {
-        *("critic", "nsq", "tlpo", "generator", "puppet", "weights", "config"),
+        *("critic", "nsq", "tlpo", "generator", "study", "puppet", "weights", "config"),
         *("generate", "evaluate", "demo", "info"),
     }
 

@@ -5,7 +5,7 @@ import pytest
 
 from ft2.errors import UsageError
 from ft2.metrics.catalogue import FACTS
-from ft2.metrics.face import Face, count_tracks, overlap
+from ft2.metrics.face import Face, overlap, tracks
 from ft2.metrics.lips import LipSync
 from ft2.metrics.measure import Clip
 from ft2.metrics.motion import Motion
@@ -91,7 +91,7 @@ def test_tracks_are_counted(clean):
     points[5] = np.nan
     points[12:, :, 0] += 60
     clip.__dict__["landmarks"] = points
-    assert count_tracks(clip) == 3
+    assert tracks(clip) == [(0, 5), (6, 12), (12, 21)]
     found = Face().measure(clip).values
     assert found == {"face_share": pytest.approx(20 / 21), "face_tracks": 3.0}
     assert np.allclose(clip.steady_landmarks()[5], (points[4] + points[6]) / 2, atol=1e-3)

@@ -63,7 +63,7 @@ _EVERY = (
         "picture",
         (
             Column("sharpness", "face: sharpness", "log variance", "higher"),
-            Column("noise", "face: noise", "grey levels", "lower"),
+            Column("noise", "face: noise", "grey levels", "neither"),
         ),
         "ours; noise: Immerkaer, CVIU 64 (1996)", "OpenCV",
     ),

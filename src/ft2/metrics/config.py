@@ -74,3 +74,26 @@ class EvaluateConfig(Config):
         if groups < 1:
             raise ValueError(f"the pattern {value!r} has no group: write ^(clip\\d+)-seed")
         return value
+
+
+STUDY_QUESTIONS = {
+    "lip_sync": "Do the lips match the speech?",
+    "video_quality": "How good is the picture: sharp, clean, without artefacts?",
+    "identity": "Does it stay the same person throughout?",
+    "motion_diversity": "How rich and natural is the motion of head, face and body?",
+}
+"""What FantasyTalking's raters scored (its Table 3); the words are ours."""
+
+
+class StudyConfig(Config):
+    """A study with people on the annotation page."""
+
+    mode: Literal["scores", "pairs"] = "scores"
+    """``scores``: one clip, 0 to 10 (FantasyTalking's Table 3); ``pairs``: two clips of one
+    condition, A, B or tie."""
+    questions: dict[str, str] = STUDY_QUESTIONS
+    """What is asked, by dimension; the defaults are the four of FantasyTalking's study."""
+    raters_per_clip: int = Field(3, ge=1)
+    """At least this many people rate each clip (or pair)."""
+    condition: str = r"^(.+?)(?:-\d{4})?$"
+    """As in `EvaluateConfig`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from ft2.errors import MissingExtra, UsageError
 from ft2.files import hash_file, read_json, write_atomic, write_json
+from ft2.metrics.build import build
 from ft2.metrics.catalogue import FACTS
 from ft2.metrics.clips import Entry
 from ft2.metrics.config import EvaluateConfig
 from ft2.metrics.measure import Clip, Measured, Metric
+from ft2.metrics.weights import identify
 from ft2.runs import Progress
 
 Row = dict[str, Any]
@@ -30,14 +32,16 @@ Features = dict[str, NDArray[np.float32]]
 class Bench:
     """The metrics that can run, and why the others cannot."""
 
-    metrics: Mapping[str, Metric]
-    gaps: Mapping[str, str]
-    weights: Mapping[str, str] = field(default_factory=dict)
+    metrics: dict[str, Metric]
+    gaps: dict[str, str]
+    weights: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each weights file, or the id of a model, by config key."""
 
 
 def choose(settings: EvaluateConfig, critic: Metric | None = None) -> Bench:
     """Return the metrics that can run; no model is loaded, but every file is looked at.
+
+    ES and IDC bring the measures of motion with them: a still video maximises both.
 
     Args:
         settings: Which metrics, and where their weights are.
@@ -50,22 +54,20 @@ def choose(settings: EvaluateConfig, critic: Metric | None = None) -> Bench:
     wanted = set(settings.metrics or FACTS)
     if {"expression", "identity"} & wanted:
         wanted |= {"dynamics", "motion"}
-    metrics: dict[str, Metric] = {}
-    gaps: dict[str, str] = {}
-    for name in FACTS:
-        if name not in wanted:
-            continue
+    bench = Bench({}, {}, {})
+    for name in (name for name in FACTS if name in wanted):
         reason = _missing(name, settings, critic)
         if reason is None:
-            metrics[name] = critic if name == "critic" and critic else _build(name, settings)
+            bench.weights.update(_identities(name, settings))
+            bench.metrics[name] = critic if name == "critic" and critic else build(name, settings)
         elif name in settings.metrics:
             raise UsageError(
                 f"the metric '{name}' cannot run: it {reason}",
                 f"give what it needs, or leave '{name}' out of metrics=[...]",
             )
         else:
-            gaps[name] = reason
-    return Bench(metrics, gaps)
+            bench.gaps[name] = reason
+    return bench
 
 
 def _missing(name: str, settings: EvaluateConfig, critic: Metric | None) -> str | None:
@@ -85,20 +87,9 @@ def _missing(name: str, settings: EvaluateConfig, critic: Metric | None) -> str 
     )
 
 
-def _build(name: str, settings: EvaluateConfig) -> Metric:
-    """Return a metric by its name; what needs torch is imported here and not before."""
-    from ft2.metrics.face import Face
-    from ft2.metrics.lips import LipSync
-    from ft2.metrics.motion import Motion
-    from ft2.metrics.picture import Picture
-
-    light: dict[str, Metric] = {
-        "face": Face(),
-        "lips": LipSync(settings.max_shift_seconds),
-        "motion": Motion(),
-        "picture": Picture(),
-    }
-    return light[name]
+def _identities(name: str, settings: EvaluateConfig) -> dict[str, str]:
+    given = settings.weights.model_dump()
+    return {w.key: identify(w, given[w.key]) for w in FACTS[name].weights}
 
 
 def measure_set(

@@ -21,18 +21,21 @@ class Face:
     def measure(self, clip: Clip) -> Measured:
         """Count the face's tracks; a clip without any face has share 0 and no track."""
         share = float(clip.found.mean())
-        return Measured({"face_share": share, "face_tracks": float(count_tracks(clip))})
+        return Measured({"face_share": share, "face_tracks": float(len(tracks(clip)))})
 
 
-def count_tracks(clip: Clip) -> int:
-    """Return the number of stretches in which the face stays in its place from frame to frame."""
-    count, last = 0, None
-    for points, found in zip(clip.landmarks, clip.found, strict=True):
-        box = face_box(points) if found else None
+def tracks(clip: Clip) -> list[tuple[int, int]]:
+    """Return first and last + 1 frame of each stretch in which the face stays in its place."""
+    found: list[tuple[int, int]] = []
+    last = None
+    for number, (points, seen) in enumerate(zip(clip.landmarks, clip.found, strict=True)):
+        box = face_box(points) if seen else None
         if box is not None and (last is None or overlap(last, box) < SAME_FACE):
-            count += 1
+            found.append((number, number + 1))
+        elif box is not None:
+            found[-1] = (found[-1][0], number + 1)
         last = box
-    return count
+    return found
 
 
 def overlap(one: Box, other: Box) -> float:

@@ -1,0 +1,103 @@
+"""Commands of `ft2 study`: people compare methods, blind, on the critic's annotation page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ft2.cli.options import Json, emit, say
+from ft2.errors import UsageError
+
+if TYPE_CHECKING:
+    from ft2.metrics.config import StudyConfig
+
+app = typer.Typer(help="Ask people to compare methods, blind.", no_args_is_help=True)
+
+Study = Annotated[Path, typer.Option("--study", metavar="DIR", help="Where the study is kept.")]
+
+
+@app.command()
+def serve(
+    methods: Annotated[
+        list[str],
+        typer.Argument(metavar="METHOD=FOLDER...", help="Folders of clips, each with a name."),
+    ],
+    study: Study = Path("runs/study"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="mode=pairs, raters_per_clip=5."),
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")
+    ] = 7860,
+    token: Annotated[
+        str | None, typer.Option("--token", help="Part of the address; drawn anew without it.")
+    ] = None,
+) -> None:
+    """Open the page where people rate the clips; the same command goes on with it later."""
+    import secrets
+
+    from ft2.cli.study_report import build, open_store
+    from ft2.config import load_config
+    from ft2.critic.annotation_app import HOST, annotation_app, run
+    from ft2.metrics.config import StudyConfig
+
+    config = load_config(StudyConfig, None, settings or [])
+    made = build(_folders(methods), config, study)
+    store = open_store(study, made)
+    secret = token or secrets.token_urlsafe(12)
+    page = annotation_app(store, _questions(config), Path("/"), secret)
+
+    def ready(taken: int) -> None:
+        typer.echo(f"http://{HOST}:{taken}/?token={secret}")
+        say(f"{len(made['items'])} items, at least {config.raters_per_clip} raters each: {study}")
+
+    run(page, port, ready)
+
+
+def _questions(config: "StudyConfig") -> dict[str, str]:
+    if config.mode == "pairs":
+        return config.questions
+    return {name: f"{text} 0 worst, 10 best." for name, text in config.questions.items()}
+
+
+def _folders(methods: Sequence[str]) -> dict[str, Path]:
+    """Return folders by the name of their method.
+
+    Raises:
+        UsageError: An argument is not METHOD=FOLDER, a name comes twice, or there is one only.
+    """
+    found: dict[str, Path] = {}
+    for text in methods:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise UsageError(f"'{text}' is not METHOD=FOLDER", "write base=runs/base policy=runs/p")
+        if name in found:
+            raise UsageError(f"the method '{name}' comes twice", "give each folder its own name")
+        found[name] = Path(folder)
+    if len(found) < 2:
+        raise UsageError("a study compares two methods or more", "write base=DIR policy=DIR")
+    return found
+
+
+@app.command()
+def report(
+    study: Annotated[Path, typer.Argument(metavar="DIR", help="The study.")] = Path("runs/study"),
+    base: Annotated[
+        str | None, typer.Option("--base", help="Gains are over this method; default: the first.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print means, relative gains or win rates with intervals; write them and a page beside."""
+    from ft2.cli.study_report import summarise, write_report
+
+    result: dict[str, Any] = summarise(study, base)
+    write_report(study, result)
+    if json:
+        emit(result, json=True)
+        return
+    from ft2.cli.study_report import table_text
+
+    typer.echo(table_text(result))
+    typer.echo(f"page: {study / 'report.html'}")
