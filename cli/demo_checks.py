@@ -9,7 +9,7 @@ from ft2.cli.demo_configs import StageConfigs
 from ft2.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from ft2.generator.run import Inputs
+    from ft2.generator.checks import Inputs
 
 EXTRAS = {
     "deepspeed": "train",
@@ -42,7 +42,7 @@ def check_files(settings: DemoConfig, configs: StageConfigs) -> "Inputs | None":
     """
     if settings.portrait is None or settings.audio is None:
         return None
-    from ft2.generator.run import check_inputs as read
+    from ft2.generator.checks import check_inputs as read
 
     files = (Path(settings.portrait), Path(settings.audio))
     return read(configs.generate, *files, Path("own.mp4"))
@@ -58,7 +58,7 @@ def check_inputs(settings: DemoConfig, configs: StageConfigs) -> None:
     if inputs is None:
         return
     from ft2.cli.options import say
-    from ft2.generator.run import check_portrait
+    from ft2.generator.portrait_check import check_portrait
     from ft2.wan.weights import load_talking_model
 
     config = configs.generate

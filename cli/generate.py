@@ -198,10 +198,11 @@ def _plan(
     json: bool,
 ) -> None:
     """Print what one video would take; inputs that are given are checked."""
+    from ft2.generator.checks import check_asked, check_inputs
     from ft2.generator.plan import plan_generation
-    from ft2.generator.run import check_inputs
 
     inputs = None
+    check_asked(config)
     if portrait is not None and audio is not None:
         inputs = check_inputs(config, portrait, audio, output)
     emit(plan_generation(config, inputs), json)

@@ -60,8 +60,31 @@ def prepare(
     from ft2.generator.collect import prepare_videos
 
     result = prepare_videos(config, videos, output, resume=resume, progress=make_progress(quiet))
-    shown = {name: value for name, value in result.items() if name != "omega_l"}
+    shown = {name: value for name, value in result.items() if not name.startswith("omega")}
     emit({"output": str(output), "data": str(output / "clips"), **shown}, json)
+
+
+@app.command()
+def measure(
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Array shards, changed in place.")
+    ],
+    args: ConfigArgs = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add to array shards how much face and body move, for the branch `motion`."""
+    from ft2.config import load_config
+    from ft2.generator.config import MeasureConfig
+    from ft2.generator.measure import measure_shards
+
+    source, overrides = split_config_args(args)
+    config = load_config(MeasureConfig, source, overrides)
+    if dry_run:
+        emit({"shards": len(list(data.glob("*.safetensors"))), **config.model_dump()}, json)
+        return
+    emit(measure_shards(config, data, make_progress(quiet)), json)
 
 
 @app.command()

@@ -12,8 +12,9 @@ from typing import Any
 from ft2.config import flatten
 from ft2.errors import Ft2Error, Interrupted, UsageError
 from ft2.generator.best import Judge
+from ft2.generator.checks import Inputs, check_inputs
 from ft2.generator.record import Job, Record
-from ft2.generator.run import Inputs, Talker, check_inputs
+from ft2.generator.run import Talker
 from ft2.runs import read_json, write_json
 
 RESULTS = "results.json"

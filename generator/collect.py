@@ -17,9 +17,12 @@ import torch
 from ft2 import media
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
+from ft2.files import finite
 from ft2.generator.config import VideosConfig
+from ft2.generator.strength import Joints, joint_finder
 from ft2.generator.videos import Clip, clips_of
 from ft2.runs import Interrupts, Progress, RunDir, hash_file, read_json, save_tensors, write_json
+from ft2.wan.intensity import ranks, strength_knots
 from ft2.wan.weights import read_architecture
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
@@ -95,13 +98,14 @@ def prepare_videos(
     """
     sources = read_sources(videos)
     clip = read_architecture(config.model).clip
+    joints = joint_finder(config.joints)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return dict(run.result)
     records: list[dict[str, Any]] = []
     with Interrupts() as interrupts:
         for number, source in enumerate(sources):
-            records.append(_one_video(source, clip, config, output))
+            records.append(_one_video(source, clip, config, output, joints))
             kept = sum(len(record["kept"]) for record in records)
             progress.update("videos", number + 1, len(sources), f"{kept} clips")
             interrupts.check("go on with the same command and --resume")
@@ -112,7 +116,11 @@ def prepare_videos(
 
 
 def _one_video(
-    source: Source, clip: ClipFormat, config: VideosConfig, output: Path
+    source: Source,
+    clip: ClipFormat,
+    config: VideosConfig,
+    output: Path,
+    joints: Joints | None,
 ) -> dict[str, Any]:
     """Return the record of one video, made now or found from before."""
     name = hashlib.sha256(str(source.video.absolute()).encode()).hexdigest()[:16]
@@ -128,7 +136,7 @@ def _one_video(
     }
     try:
         record["sha256"] = hash_file(source.video)
-        clips, record["refused"] = clips_of(source.video, clip, config)
+        clips, record["refused"] = clips_of(source.video, clip, config, joints)
     except UsageError as error:
         clips, record["refused"] = [], [{"reason": error.message}]
     if clips:
@@ -148,7 +156,8 @@ def _row(source: Source, name: str, clip: Clip) -> dict[str, Any]:
         "face_confidence": round(clip.confidence, 4),
         "sync_correlation": round(clip.correlation, 4),
         "sync_offset_seconds": round(clip.offset_seconds, 4),
-        "face_motion": clip.face_motion,
+        "face_motion": finite(clip.motion[0]),
+        "body_motion": finite(clip.motion[1]),
     }
 
 
@@ -157,6 +166,8 @@ def _write_shard(path: Path, clips: Sequence[Clip], rows: list[dict[str, Any]]) 
     tensors = {
         "frames": torch.from_numpy(np.stack([clip.frames for clip in clips])),
         "audio": torch.from_numpy(audio.astype(np.int16)),
+        "motion": torch.tensor([clip.motion for clip in clips], dtype=torch.float32),
+        "lips": torch.from_numpy(np.packbits([clip.lips for clip in clips], axis=-1)),
     }
     save_tensors(path, tensors, {"clips": json.dumps(rows)})
 
@@ -167,26 +178,31 @@ def kind_of(reason: str) -> str:
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return counts, reasons, and omega_l of every clip: its face motion brought to [0, 1].
+    """Return counts, reasons, and omega_l and omega_b of every clip.
 
-    The least and the greatest motion of the set become 0 and 1.
+    omega is the clip's rank by face or body motion in this set (``ft2.wan.intensity``); a motion
+    that is unknown has none.
     """
     rows = [row for record in records for row in record["kept"]]
     reasons = Counter(
         kind_of(str(row["reason"])) for record in records for row in record["refused"]
     )
-    motion = np.array([row["face_motion"] for row in rows])
-    low, high = (motion.min(), motion.max()) if len(motion) else (0.0, 1.0)
-    omega = (motion - low) / max(high - low, 1e-12)
-    return {
+    summary: dict[str, Any] = {
         "videos": len(records),
         "clips": len(rows),
         "refused": dict(reasons.most_common()),
-        "face_motion_range": [float(low), float(high)],
-        "omega_l": {
-            row["audio_id"]: round(float(w), 4) for row, w in zip(rows, omega, strict=True)
-        },
     }
+    for name, key in (("omega_l", "face_motion"), ("omega_b", "body_motion")):
+        motion = np.array([np.nan if row[key] is None else row[key] for row in rows])
+        omega = ranks(motion, strength_knots(motion))
+        known = ~np.isnan(motion)
+        summary[f"{key}_known"] = int(known.sum())
+        summary[name] = {
+            row["audio_id"]: round(float(w), 4)
+            for row, w, is_known in zip(rows, omega, known, strict=True)
+            if is_known
+        }
+    return summary
 
 
 def _draw(records: Sequence[dict[str, Any]], output: Path) -> None:

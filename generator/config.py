@@ -80,6 +80,15 @@ class VideosConfig(Config):
     """What finds body joints: ``mediapipe``, the path of a DWPose ONNX file, or ``none``."""
 
 
+class MeasureConfig(Config):
+    """How ``ft2 generator measure`` adds motion strengths to array shards."""
+
+    joints: str = "mediapipe"
+    """What finds body joints: ``mediapipe``, the path of a DWPose ONNX file, or ``none``."""
+    every: int = Field(1, ge=1)
+    """Look at every n-th frame; landmarks take about 25 ms a frame on one core."""
+
+
 class TrainConfig(Config):
     """Base training of the generator: one stage of the two of FantasyTalking."""
 
@@ -145,6 +154,22 @@ class ExpertConfig(Config):
     """Of the expert of visual quality."""
 
 
+class MotionConfig(Config):
+    """How much the person moves: omega, a rank in the training set (0 still, 1 liveliest)."""
+
+    face: float = Field(0.5, ge=0, le=1)
+    """Strength of face motion, omega_l."""
+    body: float = Field(0.5, ge=0, le=1)
+    """Strength of body motion, omega_b."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_both(cls, value: object) -> object:
+        """Take one number for both."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"face": value, "body": value} if number else value
+
+
 class LongConfig(Config):
     """How sound that is longer than one clip of the model is spoken: in overlapping windows."""
 
@@ -183,6 +208,10 @@ class GenerateConfig(Config):
     """With a critic: which of its scores chooses the best of ``num_seeds`` clips."""
     expert: ExpertConfig = ExpertConfig()
     """Strength of the policy's experts."""
+    motion: MotionConfig = MotionConfig()
+    """How much the person moves, for a model with the branch ``motion``; one number sets both."""
+    identity_scale: float | None = Field(None, ge=0)
+    """Strength of the branch ``identity``, lambda_2; None is the model's own."""
     long: LongConfig = LongConfig()
     """Sound that is longer than one clip of the model."""
     max_seconds: float | None = Field(None, gt=0)

@@ -19,7 +19,7 @@ from ft2.wan.spec import Architecture, WanSpec
 from ft2.wan.weights import meta_dit, read_architecture
 
 if TYPE_CHECKING:
-    from ft2.generator.run import Inputs
+    from ft2.generator.checks import Inputs
 
 GIB = 2**30
 A100_FLOPS = 1.6e14
@@ -100,6 +100,11 @@ def plan_generation(config: GenerateConfig, inputs: Inputs | None = None) -> dic
         others = encoders_gib(architecture, size)
         placed = plan_memory(float(config.vram), count * size / GIB, others)
         plan |= {"placement": placed.placement, "encoders_memory_gib": round(others, 3)}
+    if "motion" in config.model.branches:
+        plan |= {"motion_face": config.motion.face, "motion_body": config.motion.body}
+    if "identity" in config.model.branches:
+        own = architecture.identity.scale
+        plan["identity_scale"] = own if config.identity_scale is None else config.identity_scale
     if inputs is not None:
         plan |= {"frames": inputs.frames, "remarks": inputs.remarks}
     return {

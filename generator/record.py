@@ -63,6 +63,12 @@ def weights_hashes(config: GenerateConfig) -> dict[str, str]:
     return {str(p.relative_to(directory)): hash_file(p) for p in files}
 
 
+def face_hash(config: GenerateConfig) -> str | None:
+    """Return the hash of the face-recognition file, or None if none is used."""
+    path = config.model.face_weights
+    return None if path is None else hash_file(Path(path).expanduser())
+
+
 def job_record(job: Job) -> Record:
     """Return what a job is made of: inputs, policy and weights with hashes, config, versions."""
     policy = None
@@ -78,6 +84,7 @@ def job_record(job: Job) -> Record:
         },
         "policy": policy,
         "weights_sha256": weights_hashes(job.config),
+        "face_weights_sha256": face_hash(job.config),
         "config": job.config.model_dump(mode="json"),
         "versions": {name: version(name) for name in PACKAGES},
     }

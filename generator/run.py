@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from ft2 import media
-from ft2.config import ClipFormat
-from ft2.errors import RunError, UsageError
+from ft2.errors import RunError
 from ft2.generator.best import Judge, choose
-from ft2.generator.config import ExpertConfig, GenerateConfig
-from ft2.generator.inputs import find_portrait, read_sound
+from ft2.generator.checks import Inputs, check_experts, check_inputs, check_strengths
+from ft2.generator.config import GenerateConfig
 from ft2.generator.portrait_check import check_portrait
 from ft2.generator.record import (
     Clock,
@@ -30,96 +27,14 @@ from ft2.generator.record import (
     seed_path,
 )
 from ft2.generator.sample import Gated
-from ft2.generator.windows import (
-    Latents,
-    num_frames,
-    sample_long,
-    window_audio,
-    window_starts,
-)
+from ft2.generator.windows import Latents, sample_long, window_audio
 from ft2.runs import Interrupts, Progress, hash_file, read_json, write_json
 from ft2.wan.condition import Conditioning
 from ft2.wan.memory import card_gib, encoders_of, place, plan_memory, size_gib
 from ft2.wan.model import TalkingModel
-from ft2.wan.weights import load_talking_model, read_architecture
-
-__all__ = ["Inputs", "Job", "Talker", "check_inputs", "check_portrait", "generate_one"]
+from ft2.wan.weights import load_talking_model
 
 RESUME = "go on with the same command and --resume"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Checked inputs of one generation.
-
-    Attributes:
-        portrait: aligned, uint8 [H, W, 3].
-        audio: the whole sound, float32 [N].
-        frames: frames of the video.
-        starts: first frame of each window.
-        remarks: what a person should know.
-        clip: format of one window.
-    """
-
-    portrait: NDArray[np.uint8]
-    audio: NDArray[np.float32]
-    frames: int
-    starts: list[int]
-    remarks: list[str]
-    clip: ClipFormat
-
-
-def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Path) -> Inputs:
-    """Read and check everything before a model loads.
-
-    Raises:
-        UsageError: if a file is missing or unreadable, the output is not an mp4 file's name,
-            or the picture shows no face.
-    """
-    if output.suffix.lower() != ".mp4":
-        raise UsageError(f"the output '{output}' is not an .mp4 file", "write -o NAME.mp4")
-    if output.is_dir():
-        raise UsageError(f"the output '{output}' is a directory", "write -o NAME.mp4")
-    check_writable(output.parent)
-    for path, name in ((portrait, "portrait"), (audio, "audio")):
-        if not path.is_file():
-            raise UsageError(f"the {name} '{path}' does not exist", f"give a file: --{name} FILE")
-    clip = read_architecture(config.model).clip
-    sound, remarks = read_sound(audio, clip, config.max_seconds)
-    picture = find_portrait(
-        portrait,
-        clip,
-        config.portrait_margin,
-        face=config.face,
-        one_face=config.one_face,
-        need_face=config.need_face,
-    )
-    frames = num_frames(len(sound), clip)
-    starts = window_starts(frames, clip, config.long.overlap_frames)
-    whole = len(sound) / clip.sample_rate
-    if frames < clip.num_frames:
-        remarks.append(
-            f"the audio lasts {whole:.2f} s: it is padded with silence to {clip.seconds:.2f} s for"
-            f" the model, and the video is cut to {frames / clip.fps:.2f} s"
-        )
-    if len(starts) > 1:
-        remarks.append(
-            f"the audio lasts {whole:.2f} s: {len(starts)} windows of {clip.seconds:.2f} s that"
-            f" share {config.long.overlap_frames} frames"
-        )
-    return Inputs(picture.picture, sound, frames, starts, picture.remarks + remarks, clip)
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to.
-
-    Raises:
-        UsageError: naming what is in the way.
-    """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "not a directory" if not there.is_dir() else "not writable"
-        raise UsageError(f"cannot write into '{folder}': '{there}' is {what}", "choose another -o")
 
 
 class Talker:
@@ -168,7 +83,8 @@ class Talker:
         with clock.measure("encode"):
             psnr = check_portrait(self.model, inputs.portrait, job.config.min_portrait_psnr)
             heard = window_audio(inputs.audio, 0, inputs.clip)
-            cond = self.model.encode_condition(inputs.portrait, heard, job.config.prompt)
+            motion = (job.config.motion.face, job.config.motion.body)
+            cond = self.model.encode_condition(inputs.portrait, heard, job.config.prompt, motion)
         base = job_record(job)
         base |= {
             "seconds": round(inputs.frames / inputs.clip.fps, 4),
@@ -264,31 +180,6 @@ class Talker:
             **base,
             "config": config,
         }
-
-
-def check_experts(strength: ExpertConfig, policy: Path | None) -> None:
-    """Refuse strengths of experts without a policy that has any.
-
-    Raises:
-        UsageError: see above.
-    """
-    if policy is None and strength != ExpertConfig():
-        raise UsageError("`expert` is set, but there is no policy", "give --policy DIR")
-
-
-def check_strengths(strength: ExpertConfig, policy: Gated | None) -> None:
-    """Refuse a strength of an expert that the policy lacks.
-
-    Raises:
-        UsageError: naming it.
-    """
-    experts = () if policy is None else policy.experts
-    for name, value in strength.model_dump().items():
-        if value != 1.0 and name not in experts:
-            raise UsageError(
-                f"expert.{name}={value:g}, but the policy has no {name} expert",
-                f"it has {', '.join(experts) or 'none'}",
-            )
 
 
 def generate_one(

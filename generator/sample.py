@@ -65,6 +65,7 @@ def guided_velocity(
     weights: Mapping[str, float],
     audio_scale: float,
     gate: Gate | None,
+    identity_scale: float | None = None,
 ) -> Tensor:
     """Return the guided velocity, [B, C, f, h, w].
 
@@ -77,7 +78,11 @@ def guided_velocity(
         weights: passes and coefficients, as from :func:`passes`.
         audio_scale: strength of the audio branch in the full pass.
         gate: expert weights, [B, layers, K] or shared, or None.
+        identity_scale: strength of the identity branch; None is the model's own.
     """
+    known = None
+    if identity_scale is not None:
+        known = torch.full((len(x),), identity_scale, device=x.device)
     total: Tensor | None = None
     for name, weight in weights.items():
         given = cond
@@ -86,7 +91,9 @@ def guided_velocity(
             given = cond.with_text(negative)
         silent = name != "full" or audio_scale == 0.0
         scale = torch.full((len(x),), audio_scale, device=x.device)
-        part = weight * model.velocity(x, sigma, given, gate, scale, silent=silent)
+        part = weight * model.velocity(
+            x, sigma, given, gate, scale, silent=silent, identity_scale=known
+        )
         total = part if total is None else total + part
     assert total is not None
     return total
@@ -143,7 +150,10 @@ def sample_latents(
             watch(index, x)
         weights = passes(config.guidance, index / config.steps)
         gate = expert_gate(policy, sigma, config.expert)
-        v = guided_velocity(model, x, sigma, cond, negative, weights, config.audio_scale, gate)
+        v = guided_velocity(
+            model, x, sigma, cond, negative, weights, config.audio_scale, gate,
+            config.identity_scale,
+        )  # fmt: skip
         if carried is not None:
             v[:, :, : carried.shape[2]] = noise[:, :, : carried.shape[2]] - carried
         return v
@@ -225,4 +235,5 @@ class Sampler:
         clip = self.model.clip
         portrait = load_portrait(condition.portrait, clip, self.config.portrait_margin)
         audio, _ = load_sound(condition.audio, clip)
-        return self.model.encode_condition(portrait, audio, condition.prompt), audio
+        motion = (self.config.motion.face, self.config.motion.body)
+        return self.model.encode_condition(portrait, audio, condition.prompt, motion), audio

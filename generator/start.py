@@ -23,7 +23,7 @@ from ft2.wan.weights import (
     weights_dir,
 )
 
-HINT = "measure it: `ft2 generator measure DATA`, or prepare videos with `ft2 generator prepare`"
+HINT = "run `ft2 generator measure --data DIR`, or make clips with `ft2 generator prepare`"
 
 
 def starting_spec(config: TrainConfig) -> WanSpec:

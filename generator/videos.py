@@ -10,7 +10,7 @@ SyncNet score.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -25,6 +25,8 @@ from ft2.generator.strength import (
     FOREHEAD,
     LOWER_LIP,
     UPPER_LIP,
+    Joints,
+    body_motion,
     face_motion,
 )
 
@@ -43,8 +45,9 @@ class Clip:
         confidence: of the face, the least of three frames.
         correlation: of mouth and loudness at the best delay.
         offset_seconds: that delay; positive if the sound is late.
-        face_motion: mean variance of landmarks over time, in squared face heights (omega_l, not
-            normalised).
+        motion: strengths of face and body (``ft2.generator.strength``), nan where unknown; what
+            omega_l and omega_b are made of.
+        lips: True inside the lips, [F, H, W]; a frame without a face repeats the one before.
     """
 
     frames: NDArray[np.uint8]
@@ -53,7 +56,8 @@ class Clip:
     confidence: float
     correlation: float
     offset_seconds: float
-    face_motion: float
+    motion: tuple[float, float]
+    lips: NDArray[np.bool_]
 
 
 def scenes(frames: NDArray[np.uint8], threshold: float) -> list[tuple[int, int]]:
@@ -110,7 +114,11 @@ def clip_times(first: int, end: int, fps: float, clip: ClipFormat) -> list[float
 
 
 def take_clip(
-    video: media.Video, start: float, clip: ClipFormat, config: VideosConfig
+    video: media.Video,
+    start: float,
+    clip: ClipFormat,
+    config: VideosConfig,
+    joints: Joints | None = None,
 ) -> Clip | str:
     """Return the clip that begins at ``start`` seconds, or why it is refused."""
     assert video.audio is not None
@@ -132,7 +140,10 @@ def take_clip(
     known = np.asarray(~np.isnan(points).any((1, 2)), np.bool_)
     if known.mean() < 1 - config.max_lost or not known[0]:
         return f"face lost in {1 - known.mean():.0%} of the frames"
-    return _aligned(frames, audio, points[known], known, start, confidence, clip, config)
+    found = _aligned(frames, audio, points[known], known, start, confidence, clip, config)
+    if isinstance(found, str) or joints is None:
+        return found
+    return replace(found, motion=(found.motion[0], body_motion(joints(frames))))
 
 
 def _aligned(
@@ -163,11 +174,15 @@ def _aligned(
     if abs(offset) > config.max_offset_seconds:
         return f"the sound is {offset:+.2f} s late"
     shown = np.stack([faces.crop(f, box, clip.width, clip.height) for f in frames])
-    return Clip(shown, audio, start, confidence, correlation, offset, face_motion(points))
+    last = np.maximum(np.cumsum(known) - 1, 0)
+    marks = faces.to_crop(points, box, clip.width)[last]
+    lips = np.stack([faces.lip_mask(mark, clip.height, clip.width) for mark in marks])
+    motion = (face_motion(points), float("nan"))
+    return Clip(shown, audio, start, confidence, correlation, offset, motion, lips)
 
 
 def clips_of(
-    path: Path, clip: ClipFormat, config: VideosConfig
+    path: Path, clip: ClipFormat, config: VideosConfig, joints: Joints | None = None
 ) -> tuple[list[Clip], list[dict[str, object]]]:
     """Return the clips of one video that are kept, and a row with the reason for each other.
 
@@ -184,7 +199,7 @@ def clips_of(
             refused.append({"start": round(first / video.fps, 3), "seconds": round(seconds, 3),
                             "reason": f"shorter than a clip of {clip.seconds:g} s"})  # fmt: skip
         for start in times:
-            found = take_clip(video, start, clip, config)
+            found = take_clip(video, start, clip, config, joints)
             if isinstance(found, str):
                 refused.append({"start": round(start, 3), "reason": found})
             else:

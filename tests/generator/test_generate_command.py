@@ -137,7 +137,7 @@ def test_a_small_picture_without_a_face_is_refused(
 
 @pytest.mark.parametrize("name", ["admiral", "bald"])
 def test_shipped_weights_serve_faces_that_no_training_saw(name: str) -> None:
-    from ft2.generator.run import check_portrait
+    from ft2.generator.portrait_check import check_portrait
     from ft2.wan.spec import WanSpec
     from ft2.wan.weights import load_talking_model
 

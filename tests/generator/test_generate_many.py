@@ -9,9 +9,10 @@ import pytest
 
 from ft2 import faces, media
 from ft2.__main__ import main
+from ft2.generator.checks import check_inputs
 from ft2.generator.config import GenerateConfig
 from ft2.generator.record import Job
-from ft2.generator.run import Talker, check_inputs
+from ft2.generator.run import Talker
 from ft2.pairs import Scores
 from ft2.puppet import identities
 from ft2.runs import Silent

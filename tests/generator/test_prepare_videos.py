@@ -117,6 +117,15 @@ def test_videos_become_a_shard_that_training_reads(
     clips = read_clips(output / "clips")
     assert clips.frames.shape == (1, 21, 64, 64, 3)
     assert clips.identities == ["good"]
+    assert clips.motion.shape == (1, 2)
+    assert clips.motion[0, 0] > 0
+    rows, columns = (np.flatnonzero(clips_lips.any(axis)) for clips_lips in
+                     [np.unpackbits(clips.lips, axis=-1)[0].any(0)] for axis in (1, 0))  # fmt: skip
+    assert 0.5 * 64 < rows.min() < rows.max() < 0.95 * 64, "lips lie in the crop's lower half"
+    assert 0.2 * 64 < columns.min() < columns.max() < 0.8 * 64
+    result = json.loads((output / "result.json").read_text())
+    assert list(result["omega_l"].values()) == [0.5], "the only clip is its own median"
+    assert result["body_motion_known"] == np.isfinite(clips.motion[:, 1]).sum()
     assert (output / "summary.png").is_file()
     shard = next((output / "clips").glob("*.safetensors")).read_bytes()
     assert prepare(*arguments) == 2, "an existing output needs --resume"

@@ -24,7 +24,7 @@ SMALL = Architecture(
     identity=IdentitySpec(
         features=10, face_tokens=2, queries=3, dim=16, num_layers=2, num_heads=4, scale=0.5
     ),
-    motion=MotionSpec(dim=8),
+    motion=MotionSpec(dim=16),
 )
 
 
@@ -171,7 +171,7 @@ def test_omega_is_the_rank_in_the_training_set() -> None:
     np.testing.assert_allclose(ranks(fresh, knots), want, atol=0.02)
     assert ranks(np.array([0.0, 1e9, np.nan]), knots).tolist() == [0.0, 1.0, 0.5]
     assert strength_knots(np.full(3, np.nan)) is None
-    net = MotionIntensity(MotionSpec(dim=8), 4)
+    net = MotionIntensity(MotionSpec(dim=16), 4)
     net.set_range(np.stack([strengths, np.full(4001, np.nan)], 1))
     omega = net.omega(np.array([[np.median(strengths), 1.0]]))
     assert omega[0, 0].item() == pytest.approx(0.5, abs=0.01)

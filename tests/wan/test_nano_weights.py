@@ -10,7 +10,7 @@ from ft2.wan.spec import WanSpec
 from ft2.wan.weights import load_talking_model
 from ft2.weights import nano_dir
 
-FILES = ("codec", "dit", "text", "image", "speech")
+FILES = ("codec", "dit", "text", "image", "speech", "identity", "motion", "face")
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,29 @@ def test_the_codec_returns_a_moving_picture(model: TalkingModel) -> None:
     back = model.codec.decode(model.codec.encode(clip), still)
     inner = np.s_[:, 1:, 8:56, 8:56]
     assert psnr(back.numpy()[inner], clip.numpy()[inner]) > 25
+
+
+def test_shipped_branches_are_used_only_where_they_are_asked_for(model: TalkingModel) -> None:
+    asked = load_talking_model(WanSpec(branches=("identity", "motion")))
+    assert (model.branches, asked.branches) == ((), ("identity", "motion"))
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    sound = rng.normal(size=26880).astype(np.float32) * 0.1
+    x = torch.randn(1, *model.latent_shape(), generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.8])
+    plain = model.encode_condition(picture, sound, "a person talks")
+    with torch.no_grad():
+        base = model.velocity(x, sigma, plain)
+        assert torch.equal(asked.velocity(x, sigma, plain), base), "nothing said, nothing changed"
+        levels = [
+            asked.velocity(
+                x, sigma, asked.encode_condition(picture, sound, "a person talks", (omega, 0.5))
+            )
+            for omega in (0.1, 1.0)
+        ]
+        face = asked.encode_condition(255 - picture, sound, "a person talks").identity
+        other = asked.encode_condition(picture, sound, "a person talks", (0.1, 0.5))
+        swapped = asked.velocity(x, sigma, type(other)(**(other.state() | {"identity": face})))
+    assert (levels[1] - levels[0]).abs().max() > 1e-3
+    assert (levels[0] - base).abs().max() > 1e-3
+    assert (swapped - levels[0]).abs().max() > 1e-3

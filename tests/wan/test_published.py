@@ -120,7 +120,7 @@ def test_a_pickle_that_is_not_plain_tensors_is_refused(tmp_path: Path, value: ob
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with tiny models of the real classes, saved by their own libraries."""
     from diffusers import AutoencoderKLWan
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, Wav2Vec2Config, Wav2Vec2Model
 
     from ft2.wan.encoders import image_encoder, text_encoder
@@ -152,6 +152,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "person": 4, "talks": 5}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(
         folder / "tokenizer"
     )

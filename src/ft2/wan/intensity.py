@@ -81,5 +81,8 @@ def ranks(
     """
     if knots is None:
         return np.full(len(strengths), NEUTRAL)
-    found = np.interp(strengths, knots, np.linspace(0, 1, len(knots)))
+    shares = np.linspace(0, 1, len(knots))
+    above = np.interp(strengths, knots, shares)
+    below = 1 - np.interp(-strengths, -knots[::-1], shares)
+    found = (above + below) / 2  # in the middle of equal ones
     return np.where(np.isnan(strengths), NEUTRAL, found)

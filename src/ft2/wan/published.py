@@ -15,9 +15,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from huggingface_hub import save_torch_state_dict
 from torch import nn
 
 from ft2.errors import UsageError
+from ft2.runs import hash_file
+from ft2.wan.branches import branch_state
 from ft2.wan.checkpoint import audio_files, shapes_of, sharded_files, tensors_of
 from ft2.wan.codec import WanVae
 from ft2.wan.dit import FP32_PARTS, TalkingTransformer, build_dit
@@ -167,3 +170,29 @@ def load_published(spec: WanSpec, architecture: Architecture, directory: Path) -
         CLIPVisionModel.from_pretrained(directory / "image_encoder", **local),
         Wav2Vec2Model.from_pretrained(directory / "wav2vec2", local_files_only=True).float(),
     )
+
+
+def save_published(model: TalkingModel, base: Path, directory: Path) -> dict[str, str]:
+    """Write the transformer with its audio branch in shards; return the files' hashes.
+
+    The other folders become links to those of ``base``: they are frozen, and large.
+
+    Args:
+        model: a published model; branches are saved elsewhere.
+        base: the directory that it was loaded from.
+        directory: where it goes; ``load_published`` reads it.
+    """
+    folder = directory / "transformer"
+    folder.mkdir(parents=True, exist_ok=True)
+    # gathered ZeRO-3 weights are views of one buffer, which a file must not repeat
+    base_state = branch_state(model.dit, None)
+    state = {name: value.detach().to("cpu", copy=True) for name, value in base_state.items()}
+    save_torch_state_dict(
+        state, folder, filename_pattern="diffusion_pytorch_model{suffix}.safetensors"
+    )
+    for name in FOLDERS:
+        link = directory / name
+        if not link.exists():
+            link.symlink_to((base / name).resolve(), target_is_directory=True)
+    files = sorted(folder.glob("*.safetensors"))
+    return {f"transformer/{path.name}": hash_file(path) for path in files}

@@ -155,7 +155,7 @@ class IdentitySpec(Config):
 class MotionSpec(Config):
     """The motion-intensity network; FantasyTalking names its layers, sizes are ours."""
 
-    dim: int = Field(512, ge=8, multiple_of=8)
+    dim: int = Field(512, ge=16, multiple_of=8)
     """Width of its layers."""
     body: bool = True
     """Whether it hears omega_b; clips that show no body teach nothing about it."""

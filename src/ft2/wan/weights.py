@@ -105,17 +105,18 @@ def read_tokenizer(path: Path) -> object:
 
 
 def parts(model: TalkingModel) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of a model, file by file."""
-    assert isinstance(model.codec, nn.Module)
-    space = {f"space.{name}": value for name, value in model.space.state_dict().items()}
-    files = {
-        "dit": branch_state(model.dit, None),
-        "codec": {**model.codec.state_dict(), **space},
-        "text": dict(model.text.state_dict()),
-        "image": dict(model.image.state_dict()),
-    }
-    if model.speech is not None:
-        files["speech"] = dict(model.speech.state_dict())
+    """Return the tensors of a model, file by file; of a published one only its branches."""
+    files: dict[str, dict[str, Tensor]] = {}
+    if isinstance(model.codec, nn.Module):
+        space = {f"space.{name}": value for name, value in model.space.state_dict().items()}
+        files = {
+            "dit": branch_state(model.dit, None),
+            "codec": {**model.codec.state_dict(), **space},
+            "text": dict(model.text.state_dict()),
+            "image": dict(model.image.state_dict()),
+        }
+        if model.speech is not None:
+            files["speech"] = dict(model.speech.state_dict())
     files |= {name: branch_state(model.dit, name) for name in model.branches}
     if isinstance(model.face, nn.Module):
         files["face"] = dict(model.face.state_dict())
@@ -146,17 +147,22 @@ def save_model(
         model: the model; experts must not be installed.
         directory: is created; files in it are replaced one by one.
         provenance: how the weights were made; entries of the file that it does not name stay.
-        half: store in float16.
+        half: store in float16; a published model keeps its own number formats.
     """
     directory.mkdir(parents=True, exist_ok=True)
     hashes = {}
+    if not isinstance(model.codec, nn.Module):
+        from ft2.wan.published import save_published
+
+        hashes = save_published(model, weights_dir(model.spec), directory)
+        half = False
     for name, tensors in parts(model).items():
         unique = {key: value.contiguous().clone() for key, value in tensors.items()}
         path = directory / f"{name}.safetensors"
         save_tensors(path, compact(unique) if half else unique)
         hashes[path.name] = hash_file(path)
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
-    if backend is not None:
+    if backend is not None and isinstance(model.codec, nn.Module):
         write_atomic(directory / "tokenizer.json", backend.to_str())
         hashes["tokenizer.json"] = hash_file(directory / "tokenizer.json")
     write_json(directory / "architecture.json", model.architecture.model_dump(mode="json"))
@@ -245,7 +251,9 @@ def load_branches(model: TalkingModel, spec: WanSpec, directory: Path, fresh: bo
         if identity.encoder == "arcface":
             model.face = ArcFace(spec.face_weights, identity)
             return
-        tower = FaceTower(identity)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            tower = FaceTower(identity)
         path = directory / "face.safetensors"
         if path.is_file() or not fresh:
             load_parts(tower, load_tensors(path)[0], path)
