@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "critic": "ft2.critic.config:CriticConfig",
+    "critic-3b": "ft2.critic.config:CriticConfig",
     "nsq": "ft2.nsq.config:NsqConfig",
     "expert-motion": "ft2.tlpo.config:ExpertConfig",
     "expert-lip": "ft2.tlpo.config:ExpertConfig",

@@ -81,6 +81,9 @@ def score(
     for path in (output, write_reference):
         if path is not None:
             refuse_existing(path)
+    from ft2.critic.probe import refuse_hopeless
+
+    refuse_hopeless(paths, every=False)
     from ft2.critic.api import TalkingCritic
     from ft2.critic.cache import default_dir
     from ft2.critic.reference import read_reference
@@ -250,12 +253,15 @@ def doctor(
     """Check that a critic is steady where it must be and hears what it should; 1 when it fails."""
     adapter = find_adapter(adapter)
     paths = _clip_paths(clips)
-    from ft2.critic.api import TalkingCritic
-    from ft2.critic.doctor import examine, write_report
     from ft2.critic.eval_page import check_output
+    from ft2.critic.probe import refuse_hopeless
 
     if output is not None:
         check_output(output)
+    refuse_hopeless(paths, every=True)
+    from ft2.critic.api import TalkingCritic
+    from ft2.critic.doctor import examine, write_report
+
     critic = TalkingCritic.from_pretrained(adapter, device=device, progress=make_progress(quiet))
     result = examine(critic, paths)
     if output is not None:

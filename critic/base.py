@@ -6,193 +6,26 @@ trains everything with plain questions and with readers on a *middle* layer, abo
 difference between the mouth shown and the mouth asked for, without which lip sync stays at chance.
 """
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor
-from torch.nn import functional as F
 
-from ft2.config import Config
 from ft2.critic import heads as hd
-from ft2.critic.arrays import Arrays, Batch, Sampler
-from ft2.qwen import packed, towers
-from ft2.qwen.spec import QwenSpec
-from ft2.runs import Interrupts, Progress, RunDir, check_output, load_tensors, save_tensors
+from ft2.critic.arrays import Sampler
+from ft2.critic.base_losses import model_loss, tower_loss
+from ft2.critic.base_state import (
+    PretrainConfig,
+    State,
+    load_state,
+    make_state,
+    parameters,
+    save_state,
+    stage_of,
+)
+from ft2.runs import Interrupts, Progress, RunDir, check_output
 
-if TYPE_CHECKING:
-    from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
-
-Stage = Literal["towers", "model"]
-
-
-class PretrainConfig(Config):
-    """Base training of a nano Thinker."""
-
-    model: QwenSpec = QwenSpec()
-    """Sizes."""
-    data: str
-    """Directory with ``train`` arrays, and ``dev`` arrays for held-out losses (optional)."""
-    initial: str | None = None
-    """A directory with ``thinker.safetensors`` to start from; None starts from random weights."""
-    towers_steps: int = Field(1500, ge=0)
-    """Steps of the tower stage."""
-    model_steps: int = Field(4000, ge=0)
-    """Steps of the stage that trains everything."""
-    batch_size: int = Field(32, ge=1)
-    """Clips a step."""
-    learning_rate: float = Field(1.5e-3, gt=0)
-    """Peak rate of AdamW; falls as a cosine to a twentieth in each stage."""
-    warmup_steps: int = Field(100, ge=1)
-    """Steps of linear warm-up at the start of each stage."""
-    weight_decay: float = Field(0.01, ge=0)
-    """Decoupled weight decay."""
-    swap: float = Field(0.25, ge=0, le=1)
-    """Share of clips that get another clip's sound."""
-    bf16: bool = True
-    """Multiply in bfloat16; weights and optimiser stay float32."""
-    checkpoint_steps: int = Field(250, ge=1)
-    """Steps between checkpoints."""
-    seed: int = Field(0, ge=0)
-    """Seed of weights, order and variation."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.model.streams:
-            raise ValueError("base training shows the composite: leave model.streams empty")
-        return self
-
-
-@dataclass
-class State:
-    """All that a step changes, and what it needs."""
-
-    config: PretrainConfig
-    thinker: "Qwen2_5OmniThinkerForConditionalGeneration"
-    processor: "Qwen2_5OmniProcessor"
-    heads: hd.Heads
-    scale: hd.Scale
-    medians: Tensor
-    sampler: Sampler
-    optimizer: torch.optim.AdamW
-    layouts: dict[tuple[int, ...], packed.Layout]
-
-
-def stage_of(config: PretrainConfig, step: int) -> tuple[Stage, float]:
-    """Return the stage of a step and its learning rate."""
-    start, length = 0, config.towers_steps
-    stage: Stage = "towers"
-    if step >= config.towers_steps:
-        stage, start, length = "model", config.towers_steps, config.model_steps
-    place = step - start
-    warm = min(1.0, (place + 1) / config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, place / max(length, 1))))
-    return stage, config.learning_rate * warm * (0.05 + 0.95 * cosine)
-
-
-def autocast(config: PretrainConfig) -> Any:
-    """Return the context of the forward pass."""
-    return torch.autocast("cpu", torch.bfloat16) if config.bf16 else nullcontext()
-
-
-def tower_loss(state: State, batch: Batch) -> dict[str, Tensor]:
-    """Return the losses of the tower stage."""
-    heads = state.heads
-    with autocast(state.config):
-        video, audio = _read(state, batch)
-        targets = hd.picture_targets(batch, state.scale, heads.cell)
-        losses = hd.picture_loss(heads, heads.tower, video, targets, batch.kinds)
-        asked = hd.voice_targets(batch, state.scale, audio.shape[1])["asked"]
-        losses["heard"] = F.smooth_l1_loss(heads.heard(audio), asked)
-    return losses
-
-
-def _read(state: State, batch: Batch) -> tuple[Tensor, Tensor]:
-    spec = state.config.model
-    patches = towers.patchify(batch.pixels, spec, state.processor)
-    video = towers.video_features(state.thinker, patches, spec)
-    return video, towers.audio_features(state.thinker, batch.mel)
-
-
-def model_loss(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
-    """Return the losses of the model stage: plain questions and the readers of the middle layer."""
-    heads = state.heads
-    chosen = _questions(state.config.seed, step)
-    layout = _layout(state, chosen)
-    with autocast(state.config):
-        video, audio = _read(state, batch)
-        targets = hd.picture_targets(batch, state.scale, heads.cell)
-        low = hd.picture_loss(heads, heads.tower, video, targets, batch.kinds)
-        logits, middle = read_middle(state.thinker, layout, video, audio)
-        seen = middle[:, layout.video]
-        losses = hd.picture_loss(heads, heads.middle, seen, targets, batch.kinds)
-        heard = middle[:, layout.audio]
-        voice = hd.voice_targets(batch, state.scale, heard.shape[1])
-        losses |= hd.voice_loss(heads, heard, voice)
-        losses |= _summary_loss(state, middle[:, layout.num_prefix - 1], batch)
-        losses["towers"] = 0.3 * torch.stack(list(low.values())).sum()
-    answers = (hd.plain_answers(batch) > state.medians)[:, list(chosen)]
-    ids = torch.where(answers, layout.yes_id, layout.no_id)
-    losses["answers"] = 0.5 * F.cross_entropy(logits.float().flatten(0, 1), ids.flatten())
-    return losses
-
-
-def _summary_loss(state: State, token: Tensor, batch: Batch) -> dict[str, Tensor]:
-    guess = state.heads.summary(token).float()
-    target = hd.summary_targets(batch, state.scale)
-    split = target.shape[1]
-    return {
-        "summary": F.smooth_l1_loss(guess[:, :split], target),
-        "summary_kinds": F.binary_cross_entropy_with_logits(guess[:, split:], batch.kinds),
-    }
-
-
-def read_middle(
-    thinker: "Qwen2_5OmniThinkerForConditionalGeneration",
-    layout: packed.Layout,
-    video: Tensor,
-    audio: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return the answers' logits [B, Q, vocab] and the middle layer's output [B, L, hidden]."""
-    layers = thinker.model.language_model.layers
-    kept: list[Tensor] = []
-
-    def keep(_module: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        kept.append(output if isinstance(output, Tensor) else output[0])
-
-    handle = layers[len(layers) // 2 - 1].register_forward_hook(keep)
-    try:
-        logits = packed.answer_logits(thinker, layout, video, audio)
-    finally:
-        handle.remove()
-    return logits, kept[0]
-
-
-def _questions(seed: int, step: int, count: int = 3) -> tuple[int, ...]:
-    """Return which plain questions a step asks; one of a few fixed trios, so layouts are reused."""
-    trios = len(hd.PLAIN_QUESTIONS) // count
-    pick = (seed + step) % trios
-    return tuple(range(pick * count, (pick + 1) * count))
-
-
-def _layout(state: State, chosen: tuple[int, ...]) -> packed.Layout:
-    if chosen not in state.layouts:
-        questions = [hd.PLAIN_QUESTIONS[i] for i in chosen]
-        spec = state.config.model
-        state.layouts[chosen] = packed.make_layout(state.thinker, state.processor, spec, questions)
-    return state.layouts[chosen]
-
-
-def parameters(state: State) -> Iterator[torch.nn.Parameter]:
-    """Yield all trained parameters."""
-    yield from state.thinker.parameters()
-    yield from state.heads.parameters()
+__all__ = ["PretrainConfig", "held_out_losses", "pretrain", "train_step"]
 
 
 def train_step(state: State, step: int) -> dict[str, float]:
@@ -209,59 +42,6 @@ def train_step(state: State, step: int) -> dict[str, float]:
     state.optimizer.step()
     record = {name: float(value.detach()) for name, value in losses.items()}
     return record | {"loss": float(total.detach())}
-
-
-def make_state(config: PretrainConfig, train: Arrays) -> State:
-    """Return the state before the first step."""
-    from ft2.qwen.thinker import new_thinker
-    from ft2.qwen.tokens import build_processor
-
-    processor = build_processor(config.model)
-    thinker = new_thinker(config.model, processor, config.seed)
-    if config.initial is not None:
-        tensors, _ = load_tensors(Path(config.initial) / "thinker.safetensors")
-        thinker.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    thinker.train().set_attn_implementation("eager")
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        heads = hd.Heads(config.model, train.shown.shape[2], len(train.kind_names))
-    sampler = Sampler(train, config.model, config.seed, config.swap)
-    some = sampler.plain(torch.arange(0, len(train), max(1, len(train) // 512)))
-    trained = [*thinker.parameters(), *heads.parameters()]
-    return State(
-        config=config,
-        thinker=thinker,
-        processor=processor,
-        heads=heads,
-        scale=hd.fit_scale(train.shown),
-        medians=hd.plain_answers(some).median(0).values,
-        sampler=sampler,
-        optimizer=torch.optim.AdamW(
-            trained, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
-        ),
-        layouts={},
-    )
-
-
-def save_state(state: State, directory: Path) -> None:
-    """Write weights, heads and optimiser into a checkpoint directory."""
-    moments = state.optimizer.state_dict()["state"]
-    save_tensors(directory / "thinker.safetensors", dict(state.thinker.state_dict()))
-    save_tensors(directory / "heads.safetensors", dict(state.heads.state_dict()))
-    flat = {f"{i}.{key}": value for i, row in moments.items() for key, value in row.items()}
-    save_tensors(directory / "optimizer.safetensors", flat)
-
-
-def load_state(state: State, directory: Path) -> None:
-    """Read back what `save_state` wrote."""
-    state.thinker.load_state_dict(load_tensors(directory / "thinker.safetensors")[0])
-    state.heads.load_state_dict(load_tensors(directory / "heads.safetensors")[0])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in load_tensors(directory / "optimizer.safetensors")[0].items():
-        index, key = name.split(".", 1)
-        moments.setdefault(int(index), {})[key] = tensor
-    current = state.optimizer.state_dict()
-    state.optimizer.load_state_dict({**current, "state": moments})
 
 
 def pretrain(

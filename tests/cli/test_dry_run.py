@@ -47,6 +47,7 @@ def plan(preset: str) -> list[str]:
     kind = preset.partition("/")[2]
     start = {
         "critic": "critic train",
+        "critic-3b": "critic train",
         "nsq": "nsq build",
         "fusion": "tlpo train",
         "generate": "generate",

@@ -26,11 +26,20 @@ def lora_size(text, rank):
     return rank * text.num_layers * (attention + 3 * (hidden + text.ffn_size))
 
 
+def decoder_size(text):
+    """Embedding, and per layer q, k, v with biases, o, three FFN matrices, two norms; a norm."""
+    hidden, kv = text.hidden_size, text.hidden_size // text.num_heads * text.num_kv_heads
+    attention = 2 * hidden * hidden + hidden + 2 * (hidden * kv + kv)
+    layer = attention + 3 * hidden * text.ffn_size + 2 * hidden
+    return text.vocab_size * hidden + text.num_layers * layer + hidden
+
+
 @pytest.mark.parametrize(
     ("preset", "parameters", "text", "vision", "audio"),
     [
         ("nano/critic", 1_802_784, 755_840, 568_224, 413_184),
         ("full/critic", 8_931_813_888, 7_070_619_136, 676_550_144, 639_647_232),
+        ("full/critic-3b", 4_703_464_448, 3_085_938_688, 668_684_288, 637_676_544),
     ],
 )
 def test_presets_on_the_meta_device(preset, parameters, text, vision, audio):
@@ -41,7 +50,7 @@ def test_presets_on_the_meta_device(preset, parameters, text, vision, audio):
         return sum(p.numel() for p in module.parameters())
 
     assert count(thinker) == parameters
-    assert count(thinker.model.language_model) == text
+    assert count(thinker.model.language_model) == text == decoder_size(config.model.text)
     assert count(thinker.model.visual) == vision
     assert count(thinker.model.audio_tower) == audio
     with torch.device("meta"):

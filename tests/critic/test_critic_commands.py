@@ -20,7 +20,7 @@ def run(capsys, *args):
 
 @pytest.mark.parametrize(
     ("preset", "trained"),
-    [("nano/critic", 143_360), ("full/critic", 40_370_176)],
+    [("nano/critic", 143_360), ("full/critic", 40_370_176), ("full/critic-3b", 29_933_568)],
 )
 def test_dry_run_counts_without_weights(capsys, ratings, tmp_path, preset, trained):
     given = f"ratings={ratings}"

@@ -53,6 +53,10 @@ def broken(tmp_path_factory, ratings):
     }
 
 
+def broken_file(broken, stem):
+    return next(path for path in broken if path.stem == stem)
+
+
 def test_batch_size_order_and_company_do_not_change_scores(adapter, clips):
     one = TalkingCritic.from_pretrained(adapter, batch_size=1).score(videos=clips)
     many = TalkingCritic.from_pretrained(adapter.parent, batch_size=5).score(videos=clips[::-1])
@@ -154,8 +158,18 @@ def test_commands_take_jsonl_and_say_what_failed(adapter, clips, broken, tmp_pat
     assert "percentile" in rows[0]
     assert all("error" in row for row in rows[1:])
     code, _, err = run(capsys, "score", *list(broken)[:3], "--adapter", adapter, "--no-cache")
+    assert code == 2  # their headers tell, no model is loaded
+    assert "none of 3 clips can be judged: cannot decode" in err
+    code, _, err = run(capsys, "score", broken_file(broken, "silent"), "--adapter", adapter)
+    assert code == 2
+    assert "has no sound" in err
+    code, _, err = run(capsys, "score", broken_file(broken, "one"), "--adapter", adapter)
     assert code == 1
-    assert "none of 3 clips" in err
+    assert "none of 1 clips could be scored" in err
+    doctor = ["doctor", *clips[:3], broken_file(broken, "silent"), "--adapter", adapter]
+    code, _, err = run(capsys, *doctor)
+    assert code == 2
+    assert "1 of 4 clips cannot be judged" in err
     listed.write_text('{"name": 1}\n')
     assert run(capsys, "score", listed, "--adapter", adapter)[0] == 2
 
