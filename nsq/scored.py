@@ -73,8 +73,8 @@ class RangeFile:
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one whole numeric column."""
-        parts = [
-            self._reader.get_batch(i).column(name).to_numpy(zero_copy_only=False)
+        parts = [  # copies: a view would keep its whole batch in memory
+            np.array(self._reader.get_batch(i).column(name).to_numpy(zero_copy_only=False))
             for i in range(self._reader.num_record_batches)
         ]
         return np.concatenate(parts) if parts else np.zeros(0)
