@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ft2.config import Config
+from ft2.config import Config, DeviceName
 
 MetricName = Literal[
     "face", "lips", "motion", "picture", "critic", "fid", "fvd", "sync", "expression", "identity",
@@ -42,7 +42,7 @@ class EvaluateConfig(Config):
     """Which metrics; empty takes all, with gaps for those whose weights are not given."""
     weights: WeightsConfig = WeightsConfig()
     """Trained weights, by local path or hub id."""
-    device: str = "cpu"
+    device: DeviceName = "cpu"
     """Where the networks run: cpu, cuda, cuda:1."""
     condition: str = r"^(.+?)(?:-\d{4})?$"
     """Pattern whose first group is the condition in a file's name, for clips without a record;
