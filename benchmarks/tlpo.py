@@ -85,6 +85,24 @@ def fused_linear(dim: int, tokens: int, rounds: int) -> dict[str, Any]:
     return report
 
 
+def flop_floors(dim: int, tokens: int) -> dict[str, Any]:
+    """Return the work that experts add to a frozen square linear, as shares of PEFT's loop.
+
+    In units of one projection to or from rank space (``2 tokens dim ranks``), the loop needs two
+    forward, two for dx, two more for dA and dB if experts are trained. Fused needs the same. With
+    the experts merged into the weight (``2 ranks dim^2`` a sample) neither the forward pass nor dx
+    costs anything a token, but a gate's gradient still needs x A^T and dy B, and an expert's dA and
+    dB as well.
+    """
+    merging = dim / tokens
+    return {
+        "dim": dim,
+        "tokens": tokens,
+        "fused_of_peft": {"expert": 6 / 6, "gate": 4 / 4},
+        "merged_of_peft": {"expert": (4 + merging) / 6, "gate": (2 + merging) / 4},
+    }
+
+
 def saved(call: Callable[[], object], module: nn.Module) -> float:
     """Return the megabytes that a forward pass keeps beside the module's weights."""
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
@@ -227,6 +245,7 @@ def main() -> None:
             "torch": torch.__version__,
         },
         "fused_linear": fused_linear(given.dim, given.tokens, given.rounds),
+        "flop_floor_at_real_size": flop_floors(5120, 21_504),
         "stored_reference": stored_reference(given.rounds),
         "decomposed": decomposed(given.rounds),
         "plan": plan_against_measured(),

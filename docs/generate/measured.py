@@ -17,6 +17,8 @@ TITLES = {
     "generate": "Generating",
     "nsq": "Building preference data",
     "tlpo": "Training experts and the gate",
+    "tlpo_compare": "Methods against each other",
+    "gate_study": "When a gate pays",
     "codec": "The nano codec",
 }
 COMMANDS = {
