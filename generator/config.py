@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ft2.config import Config, EngineConfig
+from ft2.config import Config, DeviceName, EngineConfig
 from ft2.wan.spec import WanSpec
 
 
@@ -218,7 +218,7 @@ class GenerateConfig(Config):
     """Speak at most so much of the sound; None speaks all of it."""
     batch_size: int = Field(1, ge=1)
     """Clips that are sampled together."""
-    device: str = "cpu"
+    device: DeviceName = "cpu"
     """Where the model computes, ``cpu`` or ``cuda``."""
     vram: Literal[8, 16, 24, 48, 80, "auto"] | None = None
     """Memory of the graphics card in GiB to make do with; None keeps everything on the device."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ft2.engine import local_device
 from ft2.errors import UsageError
 from ft2.runs import hash_file, load_tensors, read_json, save_tensors, write_atomic, write_json
 from ft2.wan.branches import add_branches, branch_path, branch_state, load_branch
@@ -271,8 +272,9 @@ def load_talking_model(
         fresh_branches: branches without a file begin anew, to be trained.
 
     Raises:
-        UsageError: if files are missing or do not fit.
+        UsageError: if there is no such device, or files are missing or do not fit.
     """
+    device = local_device(device) if isinstance(device, str) else device
     architecture = read_architecture(spec)
     directory = weights_dir(spec)
     if not fresh_branches:
