@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nsq_fakes import ColourScorer, HashGenerator, coloured_clip
+from nsq_fakes import ColourScorer, HashGenerator
+from test_build import fingerprint
 
 from ft2.errors import RunError
 from ft2.nsq.build import build
 from ft2.nsq.config import NsqConfig, WorkersConfig
-from ft2.nsq.judging import Judge, LazyScorer
-from ft2.nsq.workers import LocalWorkers, RayWorkers
+from ft2.nsq.judging import LazyScorer
+from ft2.nsq.store import ScoreStore
+from ft2.nsq.workers import LocalWorkers
 from ft2.pairs import Scores
 from ft2.runs import Silent, read_json
 
@@ -104,6 +106,12 @@ def test_killed_worker_costs_its_batch_and_nothing_else(
     assert manifests[0]["tables"] == manifests[1]["tables"]
 
 
+def published(folder: Path) -> dict[str, str]:
+    """Hashes of the dataset; the record of scores follows the chunks."""
+    found = fingerprint(folder)
+    return {name: digest for name, digest in found.items() if not name.startswith("scores/")}
+
+
 def add_node(cluster: Any, arguments: dict[str, Any]) -> None:
     """Add a node; Ray gives one 30 seconds to start, which a busy machine may not manage."""
     for attempt in range(5):
@@ -117,21 +125,12 @@ def add_node(cluster: Any, arguments: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_ray_cluster_loses_nothing_when_a_worker_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: NsqConfig, tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two nodes judge real clips; an actor is killed in the middle and starts again by itself."""
+    """A whole build on two nodes: an actor is killed in the middle and starts again by itself."""
     import ray
     from ray.cluster_utils import Cluster
 
-    batches = []
-    for condition in range(4):
-        folder = tmp_path / f"c{condition}"
-        folder.mkdir()
-        for seed in range(4):
-            (folder / f"{seed:04d}.mp4").write_bytes(coloured_clip(f"c{condition}/{seed}", 5))
-        paths = sorted(folder.iterdir())
-        batches += [paths[:2], paths[2:]]
-    expected = [Judge(ColourScorer())(batch) for batch in batches]
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("FT2_TEST_FLAGS", str(tmp_path))
@@ -142,9 +141,14 @@ def test_ray_cluster_loses_nothing_when_a_worker_is_killed(
         add_node(cluster, small)
         add_node(cluster, small)
         ray.init(address=cluster.address, log_to_driver=False)
-        judge = Judge(LazyScorer("colour-scorer", deadly))
-        assert list(RayWorkers(2).map(judge, iter(batches))) == expected
+        workers = WorkersConfig(kind="ray", count=2)
+        wanted = {"workers": workers, "chunk_conditions": 5, "critic_batch_size": 4}
+        out, scorer = tmp_path / "out", LazyScorer("colour-scorer", deadly)
+        build(config.model_copy(update=wanted), out, HashGenerator(), scorer, progress=Silent())
         assert (tmp_path / "killed").exists()
+        assert published(out) == published(built)
+        with ScoreStore(out / "scores" / "store.sqlite") as store:
+            assert store.critics() == {"colour-scorer": 30}
     finally:
         ray.shutdown()
         cluster.shutdown()
