@@ -1,5 +1,7 @@
 """Where the adapter sits, how many weights it has, and that a wrong one is refused."""
 
+import json
+
 import pytest
 import torch
 
@@ -120,3 +122,21 @@ def test_directory_without_critic_names_the_right_one(tmp_path):
     (tmp_path / "adapter").mkdir()
     with pytest.raises(UsageError, match="adapter"):
         read_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "rao_kupper"}, "lacks the tie widths"),
+        ({"objective": "davidson", "tie_widths": {"lip": 1.0}}, "lacks the tie widths"),
+        ({"calibration": {"maps": {"smile": {}}}}, "calibrates unknown dimensions"),
+        ({"thresholds": {"lip": 0.0}}, "damaged"),
+        ({"head": 1}, "unknown"),
+    ],
+)
+def test_card_without_what_was_learned_is_refused(spec, tmp_path, changes, message):
+    saved(spec, tmp_path / "a")
+    path = tmp_path / "a" / "critic.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UsageError, match=message):
+        read_card(tmp_path / "a")
