@@ -162,7 +162,19 @@ def _alarms_at(window: Sequence[Mapping[str, object]]) -> list[Alarm]:
     if step <= 2 * WINDOW and mean["implicit_accuracy"] > 0.95:
         alarm("too easy", f"implicit accuracy {mean['implicit_accuracy']:.2f} from the start",
               "look for a leak, or for pairs that differ trivially")  # fmt: skip
+    alarms += _carried_over(step, mean["implicit_accuracy"], last)
     return alarms
+
+
+def _carried_over(step: int, accuracy: float, line: Mapping[str, object]) -> list[Alarm]:
+    """Return the alarm of an expert that knows its training pairs and no others."""
+    held_out = _number(line, "held_out_implicit_accuracy")
+    enough = _number(line, "held_out_pairs") >= 24
+    if not enough or held_out >= 0.55 or accuracy <= held_out + 0.25:
+        return []
+    text = f"implicit accuracy {accuracy:.2f} on training pairs, {held_out:.2f} on held-out ones"
+    advice = "use more conditions or clearer pairs (pairing.min_margin); more steps do not help"
+    return [Alarm("does not carry over", step, text, advice)]
 
 
 def gate_alarms(step: int, entropy: float, greatest_share: Mapping[str, float]) -> list[Alarm]:

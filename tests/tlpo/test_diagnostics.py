@@ -130,6 +130,17 @@ def test_alarms_say_what_and_what_to_do(changes: dict, name: str, advice: str) -
     assert str(found[0]).startswith(f"step {found[0].step}: ")
 
 
+def test_labels_that_do_not_carry_over_are_told() -> None:
+    def told(pairs: int, held_out: float) -> list[str]:
+        found = {"held_out_pairs": pairs, "held_out_implicit_accuracy": held_out}
+        lines = history(implicit_accuracy=0.85)
+        return [alarm.name for alarm in find_alarms([*lines[:-1], {**lines[-1], **found}])]
+
+    assert told(44, 0.5) == ["does not carry over"]
+    assert told(44, 0.58) == told(12, 0.5) == []
+    assert find_alarms(history(implicit_accuracy=0.85)) == []
+
+
 def test_a_collapsed_gate_is_told() -> None:
     assert gate_alarms(9, 0.95, {"motion": 0.4, "lip": 0.35}) == []
     alarm = gate_alarms(9, 0.1, {"motion": 0.97, "lip": 0.5})[0]
