@@ -66,7 +66,7 @@ def _roc(cells: Mapping[str, Any]) -> str:
     curves = {d: [(x, y) for x, y in cell["roc"]] for d, cell in cells.items()}
     return plot(
         curves, x_label="share of No taken for Yes", y_label="share of Yes found",
-        x_range=(0, 1), y_range=(0, 1), diagonal=True,
+        x_range=(0, 1), y_range=(0, 1), diagonal=True, key_at=(330, 150),
     )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ def plot(
     y_range: tuple[float, float] | None = None,
     diagonal: bool = False,
     mark_x: float | None = None,
+    key_at: tuple[float, float] = (LEFT + 8, TOP + 12),
 ) -> str:
     """Return an SVG of curves with their points.
 
@@ -64,6 +65,7 @@ def plot(
         y_range: Ends of the y axis; None fits them.
         diagonal: Also draw y = x, dashed.
         mark_x: Where to draw a dashed vertical.
+        key_at: Place of the first name in the key, in the picture's units.
     """
     points = [p for curve in curves.values() for p in curve if all(map(math.isfinite, p))]
     x_ticks = _ticks([p[0] for p in points], x_range)
@@ -93,7 +95,8 @@ def plot(
         parts.append(f'<path class="ref" d="M{x(mark_x):.1f} {low}V{high}"/>')
     for index, (name, curve) in enumerate(curves.items()):
         shown = [(x(a), y(b)) for a, b in curve if math.isfinite(a) and math.isfinite(b)]
-        parts.append(_curve(name, shown, COLOURS[index % len(COLOURS)], index))
+        place = (key_at[0], key_at[1] + 14 * index)
+        parts.append(_curve(name, shown, COLOURS[index % len(COLOURS)], place))
     text = escape(f"{y_label} against {x_label}: {', '.join(curves)}")
     body = f"<title>{text}</title>{''.join(parts)}"
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{body}</svg>'
@@ -104,10 +107,10 @@ def _ticks(values: Sequence[float], ends: tuple[float, float] | None) -> list[fl
     return nice_ticks(low, high)
 
 
-def _curve(name: str, shown: Points, colour: str, index: int) -> str:
+def _curve(name: str, shown: Points, colour: str, place: tuple[float, float]) -> str:
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in shown)
     dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in shown)
-    label = f'<text class="key" x="{LEFT + 8}" y="{TOP + 12 + 14 * index}">{escape(name)}</text>'
+    label = f'<text class="key" x="{place[0]}" y="{place[1]}">{escape(name)}</text>'
     line = f'<polyline fill="none" points="{line}"/>'
     return f'<g style="color:{colour}">{line}{dots}{label}</g>'
 
