@@ -93,12 +93,16 @@ class DeepSpeedEngine:
         return StepInfo(rate, float(norm if norm is not None else float("nan")))
 
     def save(self, directory: Path) -> None:
-        """Write DeepSpeed's checkpoint without frozen weights, and the hashes of its files."""
-        with stdout_to_stderr():
+        """Write DeepSpeed's checkpoint without frozen weights, and the hashes of its files.
+
+        Raises:
+            OSError: This process or another one could not write its part; every process raises.
+        """
+        with stdout_to_stderr(), _failures_kept(self._engine) as failures:
             self._engine.save_checkpoint(
                 str(directory), tag="deepspeed", exclude_frozen_parameters=True, save_latest=False
             )
-        torch.distributed.barrier()
+        _raise_together(failures)
         if self.rank == 0:
             hashes = {p.name: hash_file(p) for p in sorted((directory / "deepspeed").iterdir())}
             state = {
@@ -141,3 +145,38 @@ class DeepSpeedEngine:
 def _local_norm(module: nn.Module) -> float:
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     return float(nn.utils.get_total_norm(grads))
+
+
+@contextlib.contextmanager
+def _failures_kept(engine: Any) -> Iterator[list[Exception]]:
+    """Keep what DeepSpeed's writing raises: a process that left it early would be waited for."""
+    failures: list[Exception] = []
+
+    def guarded(write: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> None:
+            try:
+                write(*args, **kwargs)
+            except (OSError, RuntimeError) as error:
+                failures.append(error)
+
+        return call
+
+    places = ((engine.checkpoint_engine, "save"), (engine, "_copy_recovery_script"))
+    for owner, name in places:
+        setattr(owner, name, guarded(getattr(owner, name)))
+    try:
+        yield failures
+    finally:
+        for owner, name in places:
+            delattr(owner, name)
+
+
+def _raise_together(failures: list[Exception]) -> None:
+    """Raise an OSError in every process if one of them has failures."""
+    kind = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    count = torch.tensor([float(len(failures))], device=kind)
+    torch.distributed.all_reduce(count)
+    if failures:
+        raise OSError(str(failures[0])) from failures[0]
+    if float(count):
+        raise OSError("another process could not write its part")
