@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ft2 import media
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
 from ft2.generator.config import ExpertConfig, GenerateConfig, MotionConfig
@@ -29,6 +30,7 @@ class Inputs:
         starts: first frame of each window.
         remarks: what a person should know.
         clip: format of one window.
+        sound_rate: samples a second of the sound that the video gets.
     """
 
     portrait: NDArray[np.uint8]
@@ -37,6 +39,7 @@ class Inputs:
     starts: list[int]
     remarks: list[str]
     clip: ClipFormat
+    sound_rate: int
 
 
 def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Path) -> Inputs:
@@ -78,7 +81,8 @@ def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Pa
             f"the audio lasts {whole:.2f} s: {len(starts)} windows of {clip.seconds:.2f} s that"
             f" share {config.long.overlap_frames} frames"
         )
-    return Inputs(picture.picture, sound, frames, starts, picture.remarks + remarks, clip)
+    said = picture.remarks + remarks
+    return Inputs(picture.picture, sound, frames, starts, said, clip, media.sound_rate(audio))
 
 
 def check_writable(folder: Path) -> None:

@@ -160,14 +160,17 @@ class Talker:
         seed: int,
         output: Path,
     ) -> Record:
-        """Write the mp4 and return its record."""
+        """Write the mp4, its sound at the file's own rate, and return its record."""
+        rate = inputs.sound_rate
+        sound = media.read_audio(job.audio, rate)
+        sound = sound[: round(len(inputs.audio) * rate / inputs.clip.sample_rate)]
         try:
             media.write_video(
                 output,
                 frames,
                 inputs.clip.fps,
-                inputs.audio,
-                sample_rate=inputs.clip.sample_rate,
+                sound,
+                sample_rate=rate,
                 crf=job.config.crf,
                 metadata={"comment": f"made by ft2 {version('ft2')}, seed {seed}"},
             )

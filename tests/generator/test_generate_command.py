@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -161,3 +162,22 @@ def test_full_plan_counts_the_published_parameters(capsys: pytest.CaptureFixture
     plan = json.loads(capsys.readouterr().out)
     assert plan["placement"] == "encoders"
     assert 10 < plan["encoders_memory_gib"] < 14
+
+
+def test_the_video_has_the_sound_at_its_own_rate(
+    trained: Path, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    time = np.arange(22050) / 44100
+    tone = (0.3 * np.sin(2 * np.pi * 12000 * time)).astype(np.float32)  # 16 kHz could not carry it
+    media.write_wav(tmp_path / "high.wav", tone, 44100)
+    argv = [f"model.weights={trained / 'model'}", "steps=1", "min_portrait_psnr=null",
+            "max_seconds=0.4", "--portrait", str(inputs["face"]), "--audio",
+            str(tmp_path / "high.wav"), "-o", str(tmp_path / "high.mp4"), "-q"]  # fmt: skip
+    assert run("generate", *argv) == 0
+    with av.open(str(tmp_path / "high.mp4")) as container:
+        assert container.streams.audio[0].rate == 44100
+    sound = media.read_audio(tmp_path / "high.mp4", 44100)
+    assert len(sound) == pytest.approx(0.4 * 44100, abs=0.09 * 44100)
+    spectrum = np.abs(np.fft.rfft(sound[2000:12000]))
+    assert spectrum.argmax() * 4.41 == pytest.approx(12000, rel=0.01)
+    assert sound[2000:12000].std() == pytest.approx(0.3 / 2**0.5, rel=0.1)

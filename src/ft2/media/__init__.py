@@ -9,7 +9,15 @@ the same bytes.
 """
 
 from ft2.media.pictures import Frames, contact_sheet, encode_png, read_image, write_png
-from ft2.media.sound import Audio, encode_flac, fit_audio, read_audio, resample, write_wav
+from ft2.media.sound import (
+    Audio,
+    encode_flac,
+    fit_audio,
+    read_audio,
+    resample,
+    sound_rate,
+    write_wav,
+)
 from ft2.media.video import Video, encode_mp4, read_clip, read_video, write_video
 
 __all__ = [
@@ -26,6 +34,7 @@ __all__ = [
     "read_image",
     "read_video",
     "resample",
+    "sound_rate",
     "write_png",
     "write_video",
     "write_wav",

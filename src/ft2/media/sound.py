@@ -24,6 +24,10 @@ _JITTER_SECONDS = 0.02
 """Time stamps of containers with coarse clocks jump by less than this; larger jumps are gaps."""
 
 
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+"""Sample rates in Hz that the sound of an mp4 can have."""
+
+
 def read_audio(path: str | Path, sample_rate: int = 16000) -> Audio:
     """Decode the sound of an audio or video file to mono float32 [N] in [-1, 1].
 
@@ -65,6 +69,19 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> Audio:
             "one is the inverse of the other: give a file with one channel",
         )
     return resample(mono, rate, sample_rate)
+
+
+def sound_rate(path: str | Path) -> int:
+    """Return the samples a second of a file's sound, or 48,000 where an mp4 cannot have that rate.
+
+    Raises:
+        UsageError: The file is unreadable or has no sound.
+    """
+    with opened(path) as container:
+        if not container.streams.audio:
+            raise UsageError(f"no sound in {path}", "give a file that has an audio track")
+        rate = int(container.streams.audio[0].rate or 0)
+    return rate if rate in AAC_RATES else 48000
 
 
 def _joined(pieces: list[tuple[int, Audio]]) -> Audio:

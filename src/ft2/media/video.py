@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from numpy.typing import NDArray
 
 from ft2.errors import UsageError
 from ft2.media.files import opened, unreadable
@@ -160,12 +161,12 @@ def encode_mp4(
 def _decode_frames(container: Any, stream: Any, path: str | Path) -> tuple[Frames, float]:
     stream.thread_type = "SLICE"
     pictures: list[Frames] = []
-    end = 0.0
+    times: list[float] = []
     try:
         for frame in container.decode(stream):
             turned = np.rot90(frame.to_ndarray(format="rgb24"), round((frame.rotation or 0) / 90))
             pictures.append(np.ascontiguousarray(turned))
-            end = float(frame.time or 0.0)
+            times.append(float(frame.time or 0.0))
     except (FFmpegError, ValueError) as error:
         raise unreadable(path, error) from error
     if not pictures or not stream.average_rate:
@@ -173,10 +174,22 @@ def _decode_frames(container: Any, stream: Any, path: str | Path) -> tuple[Frame
     fps = float(stream.average_rate)
     if stream.duration:
         begin = float((stream.start_time or 0) * stream.time_base)
-        missing = float(stream.duration * stream.time_base) - (end - begin + 1 / fps)
+        missing = float(stream.duration * stream.time_base) - (times[-1] - begin + 1 / fps)
         if missing > 1.5 / fps:
             raise unreadable(path, ValueError(f"the last {missing:.2f} s are missing"))
-    return np.stack(pictures), fps
+    return _evenly(np.stack(pictures), np.array(times), fps), fps
+
+
+def _evenly(frames: Frames, times: NDArray[np.float64], fps: float) -> Frames:
+    """Return frames at a constant rate: of a variable-rate file each frame's nearest in time.
+
+    A file whose frames lie within a frame of their even places is taken as it is.
+    """
+    places = times - times[0]
+    if np.abs(places - np.arange(len(places)) / fps).max() <= 1 / fps:
+        return frames
+    grid = np.arange(round(places[-1] * fps) + 1) / fps
+    return frames[np.abs(places[None, :] - grid[:, None]).argmin(1)]
 
 
 def _check_frames(frames: Frames) -> None:

@@ -84,7 +84,8 @@ def person_matte(image: Image) -> Image:
         import mediapipe
     except ImportError as error:
         raise MissingExtra("mediapipe", "face") from error
-    with mediapipe.solutions.selfie_segmentation.SelfieSegmentation(model_selection=0) as model:
+    kind = mediapipe.solutions.selfie_segmentation.SelfieSegmentation
+    with faces.quiet(), kind(model_selection=0) as model:
         mask = model.process(np.ascontiguousarray(image)).segmentation_mask
     mask = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.2)
     return np.asarray(smoothstep((mask - 0.25) / 0.5) * 255, np.uint8)
