@@ -61,7 +61,8 @@ def main() -> None:
         print(json.dumps(STAGES[options.stage](Path(options.folder), options)))
         return
     setting = {k: getattr(options, k) for k in ("clips", "cap", "scale", "blobs")}
-    report: dict[str, Any] = {"machine": machine(), "setting": setting}
+    command = f"python benchmarks/nsq.py --scale {options.scale} --peers PYTHON"
+    report: dict[str, Any] = {"command": command, "machine": machine(), "setting": setting}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         one, large = Path(folder) / "one", Path(folder) / "large"
         report["build"] = measure(one, options, options.clips)
