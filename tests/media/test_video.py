@@ -226,3 +226,26 @@ def test_pixels_are_those_of_decord(tmp_path):
     reader = decord.VideoReader(str(tmp_path / "a.mp4"))
     expected = reader.get_batch(list(range(len(reader)))).asnumpy()
     assert np.array_equal(media.read_video(tmp_path / "a.mp4").frames, expected)
+
+
+def test_variable_rate_is_brought_to_a_constant_one(tmp_path):
+    """Frames 0..9 at 25 a second, a pause, frames 10..19 at 12.5: the sound must stay in step."""
+    frames = moving_blocks()[:20]
+    path = tmp_path / "v.mp4"
+    times = [k / 25 for k in range(10)] + [1.0 + k / 12.5 for k in range(10)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for picture, time in zip(frames, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    found = media.read_video(path)
+    assert len(found.frames) / found.fps == pytest.approx(times[-1], abs=0.15)
+    for k, shown in enumerate(found.frames):
+        want = frames[np.abs(np.array(times) - k / found.fps).argmin()]
+        near = [k / found.fps - t for t in times]
+        if abs(min(near, key=abs)) < 0.02:  # no two frames are equally near
+            assert np.abs(shown.astype(int) - want).mean() < 6
