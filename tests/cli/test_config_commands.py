@@ -18,7 +18,7 @@ def call(*argv: str) -> int:
 
 def test_every_kind_has_a_preset_in_both_families():
     expected = {f"{family}/{kind}" for family in ("nano", "full") for kind in KINDS}
-    assert set(preset_names()) == expected - {"full/demo", "nano/critic-3b"}, "small ones have one size"
+    assert set(preset_names()) == expected - {"full/demo", "nano/critic-3b"}, "nano has one critic"
 
 
 @pytest.mark.parametrize("name", preset_names())
