@@ -127,6 +127,9 @@ def test_one_clip_without_sound_and_with_gaps(folders, tmp_path, capsys):
     assert code == 0
     assert "own: 1 of 1 clips measured, 1 conditions" in out
     assert "one condition only" in out
+    share = next(line for line in out.splitlines() if "frames with a face" in line)
+    assert "1.00" in share
+    assert "[" not in share
     assert "no lips: the video has no sound (1 of 1 in own)" in out
     assert "no sync: needs weights.syncnet=PATH (syncnet_v2.model" in out
     result = json.loads((tmp_path / "out" / "result.json").read_text())

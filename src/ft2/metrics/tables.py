@@ -16,7 +16,7 @@ Rows = list[list[str]]
 
 
 def estimate(cell: Mapping[str, Any] | None, signed: bool = False) -> str:
-    """Return ``0.31 [0.25, 0.37]``, or a dash."""
+    """Return ``0.31 [0.25, 0.37]``, or a dash; one condition alone has no interval."""
     if not cell or cell.get("value") is None:
         return GAP
     largest = max(abs(cell[key] or 0.0) for key in ("value", "low", "high"))
@@ -24,7 +24,7 @@ def estimate(cell: Mapping[str, Any] | None, signed: bool = False) -> str:
     text = number(cell["value"], digits)
     if signed and cell["value"] > 0:
         text = f"+{text}"
-    if cell.get("low") is None:
+    if cell.get("low") is None or cell.get("num_groups", 2) < 2:
         return text
     return f"{text} [{number(cell['low'], digits)}, {number(cell['high'], digits)}]"
 
