@@ -36,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers like the Hub; `server.hub` is the state."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer of two writes waits for a delayed ACK, 40 ms
 
     @property
     def hub(self) -> Hub:
