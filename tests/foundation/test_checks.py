@@ -33,9 +33,10 @@ def test_pins_carry_no_addresses(name: str):
 
 def test_every_direct_dependency_is_pinned():
     pins = {pin.partition("==")[0] for pin in PROJECT["tool"]["uv"]["constraint-dependencies"]}
-    groups = [PROJECT["project"]["dependencies"], PROJECT["dependency-groups"]["dev"]]
+    groups = [PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"].values()]
     groups += PROJECT["project"]["optional-dependencies"].values()
-    for requirement in (entry for group in groups for entry in group):
+    entries = [entry for group in groups for entry in group]
+    for requirement in (entry for entry in entries if isinstance(entry, str)):
         name = requirement.partition(";")[0].strip()
         for sign in ("[", "=", ">", "<", "!", "~"):
             name = name.partition(sign)[0].strip()
