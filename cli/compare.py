@@ -17,12 +17,12 @@ from ft2.generator.sample import Sampler
 from ft2.pairs import DIMENSIONS, read_conditions
 from ft2.report import charts
 from ft2.report.data import Estimate, ScoreRow
+from ft2.report.plain import page
 from ft2.runs import Progress, RunDir
 from ft2.tlpo.compare import Bench, compare
 from ft2.tlpo.compare_table import BASE, Rows, markdown
 from ft2.tlpo.config import ExpertConfig, FusionConfig
 from ft2.tlpo.methods import METHODS, Method
-from ft2.tlpo.report import page
 
 if TYPE_CHECKING:
     from ft2.tlpo.policy import Policy

@@ -12,7 +12,7 @@ from ft2.metrics.catalogue import COLUMNS
 from ft2.metrics.papers import TABLES
 from ft2.report import charts
 from ft2.report.data import Estimate, ScoreRow
-from ft2.tlpo.report import page
+from ft2.report.plain import page
 
 _STYLE = """<style>
 td, th { text-align: left; vertical-align: top; }

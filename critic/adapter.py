@@ -1,6 +1,7 @@
 """The critic's LoRA: where it sits, how it is saved, a loader that refuses what does not fit."""
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,9 @@ def add_lora(
     """
     from peft import LoraConfig, get_peft_model
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # PEFT asks under a name that newer transformers call deprecated
+        warnings.filterwarnings("ignore", r"`is_gradient_checkpointing`", FutureWarning)
         torch.manual_seed(seed)
         model = get_peft_model(
             thinker,

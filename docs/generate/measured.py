@@ -20,6 +20,10 @@ TITLES = {
     "tlpo_compare": "Methods against each other",
     "gate_study": "When a gate pays",
     "codec": "The nano codec",
+    "critic_evidence": "The critic over three seeds",
+    "critic_shift": "The critic on sound moved in time",
+    "metric_blindness": "What each metric sees",
+    "branches": "Identity and motion branches",
 }
 COMMANDS = {
     "generate": "python benchmarks/generate.py",
