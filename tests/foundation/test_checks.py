@@ -2,6 +2,7 @@
 
 import subprocess
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,9 @@ def test_every_direct_dependency_is_pinned():
 def test_the_lock_file_is_not_committed():
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert "uv.lock" in ignored
+
+
+def test_one_opencv():
+    """MediaPipe brings a second distribution of the same module; which one lands is chance."""
+    versions = {version(f"opencv-{kind}") for kind in ("python-headless", "contrib-python")}
+    assert len(versions) == 1, versions
