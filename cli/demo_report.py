@@ -149,7 +149,9 @@ def _trained(demo: "Demo", results: Results) -> list[Trained]:
         rows.append(Trained(f"{name.capitalize()} expert", data, size, expert["seconds"]))
     fusion = tlpo["fusion"]
     size = f"{_count(fusion['parameters'])} parameters, {fusion['steps']} steps"
-    data = f"{fusion['pairs']} pairs with three Yes against three No; experts frozen"
+    store = demo.configs.fusion.store
+    which = "with three Yes against three No" if store == "fusion" else f"of the store {store}"
+    data = f"{fusion['pairs']} pairs {which}; experts frozen"
     rows.append(Trained("Fusion gate", data, size, fusion["seconds"]))
     return rows
 
