@@ -176,7 +176,8 @@ def test_a_rater_rates_reloads_and_goes_on_after_a_kill(served, ratings, tmp_pat
             browser.wait(f"Object.keys(task.answered).length === {place} && !busy")
             browser.key(key)
         browser.wait("task.done === 1 && !busy")
-        browser.key("u")
+        undo = "new KeyboardEvent('keydown', {key: 'u', bubbles: true})"
+        browser.value(f"$('name').dispatchEvent({undo})")  # hidden, yet focused until a redraw
         browser.wait("task.done === 0 && !busy")
         for place, key in enumerate("112"):
             browser.wait(f"Object.keys(task.answered).length === {place} && !busy")
