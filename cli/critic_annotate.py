@@ -8,13 +8,13 @@ import typer
 
 from ft2.cli.critic_ratings import OutputFile, refuse_existing
 from ft2.cli.critic_use import Adapter, Device, find_adapter
-from ft2.cli.options import Json, emit, say
+from ft2.cli.options import Json, emit
+from ft2.cli.serving import Port, Token, serve_questions
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
     from ft2.critic.annotation import Item
 
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
 Store = Annotated[Path, typer.Option("--store", metavar="FILE", help="Where the answers are kept.")]
 
 
@@ -29,31 +29,22 @@ def annotate(
         typer.Option("--set", metavar="KEY=VALUE", help="raters_per_item=3, questions={...}."),
     ] = None,
     port: Port = 7860,
-    token: Annotated[
-        str | None,
-        typer.Option("--token", help="Part of the address; drawn anew without it."),
-    ] = None,
+    token: Token = None,
 ) -> None:
     """Open a page on this machine where people rate clips; the same command goes on later."""
-    import secrets
-
     from ft2.config import load_config
     from ft2.critic.annotation import AnswerStore
-    from ft2.critic.annotation_app import HOST, annotation_app, run
     from ft2.critic.config import AnnotationConfig
 
     config = load_config(AnnotationConfig, None, settings or [])
     items = _items(clips, tuple(config.questions))
     kept = AnswerStore(store, tuple(config.questions), config.raters_per_item)
     kept.add(items)
-    secret = token or secrets.token_urlsafe(12)
-    app = annotation_app(kept, config.questions, Path("/"), secret)
-
-    def ready(port: int) -> None:
-        typer.echo(f"http://{HOST}:{port}/?token={secret}")
-        say(f"{len(items)} items, {config.raters_per_item} rater(s) each; answers: {store}")
-
-    run(app, port, ready)
+    raters = f"{config.raters_per_item} rater(s) each"
+    serve_questions(
+        kept, config.questions, port=port, token=token,
+        remark=f"{len(items)} items, {raters}; answers: {store}",
+    )  # fmt: skip
 
 
 def _items(clips: Sequence[Path], dimensions: tuple[str, ...]) -> "list[Item]":

@@ -7,13 +7,11 @@ import typer
 
 from ft2.cli.critic_use import Adapter, find_adapter
 from ft2.cli.options import DryRun, Json, Quiet, Yes
-from ft2.cli.push import Public, Update, check_push, run_push
+from ft2.cli.push import Public, Repo, Update, check_push, run_push
 
 
 def push(
-    repo: Annotated[
-        str, typer.Option("--repo", metavar="NAME", help="Model on the Hub: NAME or OWNER/NAME.")
-    ],
+    repo: Repo,
     adapter: Adapter = None,
     evaluation: Annotated[
         Path | None,

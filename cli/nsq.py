@@ -19,7 +19,7 @@ from ft2.cli.options import (
     say,
     split_config_args,
 )
-from ft2.cli.push import Public, Update, check_push, run_push
+from ft2.cli.push import Public, Repo, Update, check_push, run_push
 from ft2.errors import UsageError
 
 app = typer.Typer(help="Build, check and publish preference data.", no_args_is_help=True)
@@ -168,9 +168,7 @@ def export(
 @app.command()
 def push(
     directory: DatasetDir,
-    repo: Annotated[
-        str, typer.Option("--repo", metavar="NAME", help="Dataset on the Hub: NAME or OWNER/NAME.")
-    ],
+    repo: Repo,
     card: Annotated[
         Path | None,
         typer.Option("--card", metavar="FILE", help="YAML with the card's facts, see the guide."),

@@ -1,4 +1,4 @@
-"""What `ft2 nsq push` and `ft2 tlpo push` share: the options, the plan in files, the upload."""
+"""What the pushes of datasets, policies and critics share: options, plan in files, upload."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 PLAN_NAME, CARD_NAME = "push-plan.json", "push-card.md"
 
+Repo = Annotated[
+    str, typer.Option("--repo", metavar="NAME", help="Repository on the Hub: NAME or OWNER/NAME.")
+]
 Public = Annotated[
     bool, typer.Option("--public", help="Make a new repository public; private otherwise.")
 ]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ft2.cli.options import Json, emit, say
+from ft2.cli.options import Json, emit
+from ft2.cli.serving import Port, Token, serve_questions
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,32 +29,21 @@ def serve(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="mode=pairs, raters_per_clip=5."),
     ] = None,
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")
-    ] = 7860,
-    token: Annotated[
-        str | None, typer.Option("--token", help="Part of the address; drawn anew without it.")
-    ] = None,
+    port: Port = 7860,
+    token: Token = None,
 ) -> None:
     """Open the page where people rate the clips; the same command goes on with it later."""
-    import secrets
-
     from ft2.cli.study_report import build, open_store
     from ft2.config import load_config
-    from ft2.critic.annotation_app import HOST, annotation_app, run
     from ft2.metrics.config import StudyConfig
 
     config = load_config(StudyConfig, None, settings or [])
     made = build(_folders(methods), config, study)
-    store = open_store(study, made)
-    secret = token or secrets.token_urlsafe(12)
-    page = annotation_app(store, _questions(config), Path("/"), secret)
-
-    def ready(taken: int) -> None:
-        typer.echo(f"http://{HOST}:{taken}/?token={secret}")
-        say(f"{len(made['items'])} items, at least {config.raters_per_clip} raters each: {study}")
-
-    run(page, port, ready)
+    raters = f"at least {config.raters_per_clip} raters each"
+    serve_questions(
+        open_store(study, made), _questions(config), port=port, token=token,
+        remark=f"{len(made['items'])} items, {raters}: {study}",
+    )  # fmt: skip
 
 
 def _questions(config: "StudyConfig") -> dict[str, str]:

@@ -18,7 +18,7 @@ from ft2.cli.options import (
     say,
     split_config_args,
 )
-from ft2.cli.push import Public, Update, check_push, run_push
+from ft2.cli.push import Public, Repo, Update, check_push, run_push
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ def push(
     policy: Annotated[
         Path, typer.Option("--policy", metavar="DIR", help="A fusion run, or a merge.")
     ],
-    repo: Annotated[
-        str, typer.Option("--repo", metavar="NAME", help="Model on the Hub: NAME or OWNER/NAME.")
-    ],
+    repo: Repo,
     public: Public = False,
     update: Update = False,
     dry_run: DryRun = False,
