@@ -103,7 +103,8 @@ def raters(
     json: Json = False,
 ) -> None:
     """Print each rater's answers and gold score, how far raters agree, and write the answers."""
-    from ft2.critic.annotation import AnswerStore, agreement
+    from ft2.critic.agreement import agreement
+    from ft2.critic.annotation import AnswerStore
     from ft2.critic.answers import write_answers
 
     if not store.is_file():
@@ -132,10 +133,11 @@ def serve(
     adapter = find_adapter(adapter)
     if not media.is_dir():
         raise UsageError(f"there is no folder '{media}'", "give --media DIR")
-    from ft2.critic.annotation_app import HOST, reward_app, run
+    from ft2.critic.annotation_app import reward_app
     from ft2.critic.api import TalkingCritic
     from ft2.critic.cache import default_dir
+    from ft2.loopback import HOST, serve_app
 
     critic = TalkingCritic.from_pretrained(adapter, device=device, cache_dir=default_dir())
     app = reward_app(critic, media.resolve())
-    run(app, port, lambda taken: typer.echo(f"http://{HOST}:{taken}/get_reward"))
+    serve_app(app, port, lambda taken: typer.echo(f"http://{HOST}:{taken}/get_reward"))

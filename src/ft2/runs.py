@@ -6,7 +6,6 @@ before is complete.
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from ft2.board import Board
-from ft2.config import Config, dump_yaml, flatten
+from ft2.config import Config, dump_yaml
 from ft2.errors import RunError, UsageError
 from ft2.files import (
     SCHEMA_VERSION,
@@ -33,6 +30,7 @@ from ft2.files import (
     write_json,
 )
 from ft2.interrupts import Interrupts
+from ft2.outputs import check_output, clean, compare_config, lock, rank
 from ft2.record import record_command
 
 __all__ = [
@@ -51,8 +49,6 @@ __all__ = [
     "write_json",
 ]
 
-_locks: dict[Path, int] = {}
-
 
 class Progress(Protocol):
     """Where long work says how far it is."""
@@ -66,10 +62,6 @@ class Silent:
 
     def update(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Do nothing."""
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0") or 0)
 
 
 def _barrier() -> None:
@@ -92,7 +84,7 @@ class RunDir:
         self.result: dict[str, Any] | None = None
         if (path / "result.json").exists():
             self.result = read_json(path / "result.json")
-        self._main = _rank() == 0
+        self._main = rank() == 0
         self._board = Board(path / "tb")
 
     @property
@@ -122,7 +114,7 @@ class RunDir:
                 directory, another process is using it, or the config differs.
         """
         path = Path(path)
-        if _rank() != 0:
+        if rank() != 0:
             path.mkdir(parents=True, exist_ok=True)
             return cls(path)
         check_output(path, resume=resume)
@@ -133,10 +125,10 @@ class RunDir:
                 f"cannot make the run directory '{path}': {error.strerror}",
                 "choose another --output",
             ) from error
-        _lock(path)
+        lock(path)
         if (path / "config.yaml").exists():
-            _compare(path / "config.yaml", config)
-            _clean(path)
+            compare_config(path / "config.yaml", config)
+            clean(path)
         else:
             write_atomic(path / "config.yaml", dump_yaml(config))
         record_command(path / "command.json", list(sys.argv if argv is None else argv))
@@ -228,78 +220,3 @@ class RunDir:
             write_json(self.path / "result.json", dict(result))
         _barrier()
         self.result = dict(result)
-
-
-def check_output(path: str | Path, *, resume: bool) -> None:
-    """Refuse an output directory that a run must not write to; change nothing.
-
-    Raises:
-        UsageError: It is a file, it has content and ``resume`` is off, or ``resume`` is on and
-            it is not a run directory. With several processes only rank 0 looks, since it may
-            have made the directory before another one comes to it.
-    """
-    if _rank() != 0:
-        return
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"the output '{path}' is a file", "choose another --output")
-    used = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
-    if used and not resume:
-        raise UsageError(
-            f"the run directory '{path}' already exists",
-            "go on in it with --resume, or choose another --output",
-        )
-    if used and not (path / "config.yaml").is_file():
-        raise UsageError(
-            f"'{path}' is not a run directory: it has no config.yaml",
-            "choose another --output",
-        )
-
-
-def _lock(path: Path) -> None:
-    """Hold an advisory lock until the process ends, so that two runs never share a directory."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    path = path.resolve()
-    if path in _locks and os.path.exists(path / ".lock"):  # noqa: PTH110
-        return
-    handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise UsageError(
-            f"another process is using the run directory '{path}'",
-            "wait for it or end it first",
-        ) from error
-    _locks[path] = handle
-
-
-def _compare(path: Path, config: Config) -> None:
-    try:
-        old = flatten(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"'{path}' is damaged: {error}", "start anew in another --output"
-        ) from error
-    new = flatten(yaml.safe_load(dump_yaml(config)))
-    keys = [*old, *(key for key in new if key not in old)]
-    changed = [k for k in keys if old.get(k) != new.get(k) or (k in old) != (k in new)]
-    if changed:
-        lines = [f"  {k}: was {old.get(k)!r}, now {new.get(k)!r}" for k in changed]
-        raise UsageError(
-            f"the config differs from the one in '{path}':\n" + "\n".join(lines),
-            "resume with the recorded config, or choose another --output",
-        )
-
-
-def _clean(path: Path) -> None:
-    """Remove what a killed process left under temporary names."""
-    for folder in (path, path / "checkpoints"):
-        for entry in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()

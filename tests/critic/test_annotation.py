@@ -17,7 +17,8 @@ import pytest
 from chromium import Browser
 
 from ft2.__main__ import main
-from ft2.critic.annotation import AnswerStore, Item, agreement
+from ft2.critic.agreement import agreement
+from ft2.critic.annotation import AnswerStore, Item
 from ft2.critic.answers import Answer
 from ft2.critic.importers import read_answers
 from ft2.errors import UsageError
@@ -220,7 +221,8 @@ def test_a_rater_rates_reloads_and_goes_on_after_a_kill(served, ratings, tmp_pat
 
 def test_rewards_as_openrlhf_asks_for_them(adapter, ratings, tmp_path):
     from ft2.critic import TalkingCritic
-    from ft2.critic.annotation_app import reward_app, run
+    from ft2.critic.annotation_app import reward_app
+    from ft2.loopback import serve_app
 
     critic = TalkingCritic.from_pretrained(adapter)
     shutil.copy(ratings, tmp_path / "bad.mp4")
@@ -228,7 +230,7 @@ def test_rewards_as_openrlhf_asks_for_them(adapter, ratings, tmp_path):
         shutil.copy(ratings.parent / f"{n}.mp4", tmp_path)
     ports = []
     app = reward_app(critic, tmp_path.resolve())
-    threading.Thread(target=run, args=(app, 0, ports.append), daemon=True).start()
+    threading.Thread(target=serve_app, args=(app, 0, ports.append), daemon=True).start()
     while not ports:
         time.sleep(0.05)
     address = f"http://127.0.0.1:{ports[0]}/get_reward"
