@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ft2.cli import demo_evaluate as evaluation
 from ft2.media import read_image, write_png
 from ft2.pairs import DIMENSIONS, ClipRecord, Condition, read_pairs
+from ft2.puppet.truth import spoken_text
 from ft2.report import ClipShown, PairExample, Sample
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def samples(demo: "Demo", conditions: Sequence[Condition], media: Path) -> list[
             video = folder / f"{condition.condition_id}-{demo.settings.seed:04d}.mp4"
             copy = f"sample-{number}-{name}"
             clips.append(_copy(video, condition.portrait, name, media, copy))
-        detail = f"“{evaluation.spoken_text(condition)}” Seed {demo.settings.seed}."
+        detail = f"“{spoken_text(condition)}” Seed {demo.settings.seed}."
         found.append(Sample(f"Face {number}", detail, clips))
     return found
 

@@ -6,19 +6,15 @@ Intervals are bootstraps over utterances.
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft2.media import read_video
 from ft2.metrics import bootstrap_mean, bootstrap_paired
 from ft2.pairs import DIMENSIONS, Condition
-from ft2.puppet import identities, judges, world
-from ft2.puppet.curves import Curves, Style, from_speech
-from ft2.puppet.probe import PuppetProbe
+from ft2.puppet import judges
+from ft2.puppet.truth import Truth, truth_of
 from ft2.runs import Progress, read_json, write_json
 
 if TYPE_CHECKING:
@@ -30,14 +26,6 @@ LANDMARKS = "lip by landmarks"
 COLUMNS = (*DIMENSIONS, LANDMARKS)
 
 Rows = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the puppet world knows about a condition."""
-
-    probe: PuppetProbe
-    driving: Curves
 
 
 def merge_name(weight: float) -> str:
@@ -56,27 +44,6 @@ def folder_name(name: str) -> str:
 def policy_names(merges: Sequence[float]) -> list[str]:
     """Return the names of all that is evaluated, in the order of the report."""
     return [BASE, *(f"{d} expert" for d in DIMENSIONS), *map(merge_name, merges), POLICY]
-
-
-@cache
-def _probe(identity_id: str, split: str, clip: "ClipFormat") -> PuppetProbe:
-    seed = int(re.search(r"-v(\d+)$", identity_id)[1])  # type: ignore[index]
-    return PuppetProbe.fit(identities.draw(split, seed), clip)
-
-
-def truth_of(condition: Condition, clip: "ClipFormat") -> Truth:
-    """Return the face's probe and the mouth curves that the speech of a condition asks for."""
-    name, start_ms = condition.audio_id.split("@")
-    spoken = {u.audio_id: u for u in world.utterances(condition.split)}[name]
-    start = int(start_ms) / 1000
-    driving = from_speech(spoken.phones, spoken.audio, clip.fps, clip.num_frames, 0, Style(), start)
-    return Truth(_probe(condition.identity_id, condition.split, clip), driving)
-
-
-def spoken_text(condition: Condition) -> str:
-    """Return the sentence of a condition's speech (the clip may hold a part of it)."""
-    name = condition.audio_id.split("@")[0]
-    return {u.audio_id: u for u in world.utterances(condition.split)}[name].text
 
 
 def judge_clip(video: Path, truth: Truth) -> dict[str, float | None]:

@@ -46,7 +46,7 @@ def rate_clips(
         split: Split that the ratings get: ``train``, ``dev`` or ``test``.
         progress: Told how far it is.
     """
-    from ft2.cli.demo_evaluate import truth_of
+    from ft2.puppet.truth import truth_of
 
     by_id = {condition.condition_id: condition for condition in conditions}
     scores = np.zeros((len(clips), len(DIMENSIONS)))
