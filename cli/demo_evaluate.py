@@ -41,11 +41,6 @@ def folder_name(name: str) -> str:
     return name.replace(" ", "-").replace("/", "-")
 
 
-def policy_names(merges: Sequence[float]) -> list[str]:
-    """Return the names of all that is evaluated, in the order of the report."""
-    return [BASE, *(f"{d} expert" for d in DIMENSIONS), *map(merge_name, merges), POLICY]
-
-
 def judge_clip(video: Path, truth: Truth) -> dict[str, float | None]:
     """Return the scores of a clip by column; None where the landmark judge cannot tell."""
     decoded = read_video(video)

@@ -24,7 +24,6 @@ OWN_SEED = 1000
 CONDITIONS = "conditions.jsonl"
 RATINGS = "ratings.jsonl"
 OWN_FILES = {split: f"own-{split}-{CONDITIONS}" for split in ("train", "dev", "test")}
-WORLD_FILES = (RATINGS, CONDITIONS, f"test-{CONDITIONS}", *OWN_FILES.values())
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def jobs_of(sizes: WorldConfig, seed: int, clip: ClipFormat, output: Path) -> li
 def make_world(
     sizes: WorldConfig, seed: int, clip: ClipFormat, output: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write the `WORLD_FILES`; return their line counts, and the memory of the processes (MB)."""
+    """Write ratings and conditions; return their line counts, and the processes' memory (MB)."""
     jobs = jobs_of(sizes, seed, clip, output)
     todo = [job for job in jobs if not Path(job.folder).exists()]
     done = len(jobs) - len(todo)

@@ -144,6 +144,3 @@ COLUMNS: dict[str, Column] = {c.name: c for facts in _EVERY for c in facts.colum
 
 NINE = ("fid", "fvd", "sync_c", "sync_d", "es", "idc", "sd", "bd", "aesthetic")
 """The columns of FantasyTalking's Table 1, in its order."""
-
-STATIC_BLIND = ("es", "idc")
-"""Columns that a frozen video maximises: never shown without a measure of motion."""

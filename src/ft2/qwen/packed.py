@@ -234,8 +234,3 @@ def answer_logits(
     hidden = packed_hidden(thinker, layout, video, audio)
     logits: Tensor = thinker.lm_head(hidden[:, layout.answers.to(hidden.device)])
     return logits
-
-
-def yes_probability(logits: Tensor, layout: Layout) -> Tensor:
-    """Return P(Yes) = softmax over the logits of Yes and No, [B, Q] of logits [B, Q, vocab]."""
-    return torch.sigmoid(logits[..., layout.yes_id].float() - logits[..., layout.no_id].float())
