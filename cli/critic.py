@@ -7,6 +7,7 @@ import typer
 from ft2.cli import (
     critic_annotate,
     critic_calibrate,
+    critic_eval,
     critic_push,
     critic_ratings,
     critic_use,
@@ -29,7 +30,7 @@ app = typer.Typer(help="Train, evaluate and use the critic.", no_args_is_help=Tr
 app.command("import")(critic_ratings.import_ratings)
 app.command("split")(critic_ratings.split)
 app.command("score")(critic_use.score)
-app.command("eval")(critic_use.evaluate)
+app.command("eval")(critic_eval.evaluate)
 app.command("doctor")(critic_use.doctor)
 app.command("calibrate")(critic_calibrate.calibrate)
 app.command("push")(critic_push.push)

@@ -1,8 +1,8 @@
-"""Commands of `ft2 critic` that use a trained critic: score and eval."""
+"""Commands of `ft2 critic` that use a trained critic: score and doctor."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -164,77 +164,6 @@ def _cells(found: "ClipScore", dimensions: Sequence[str]) -> str:
     if found.percentile is None:
         return "".join(f"{found.p[d]:17.3f}" for d in dimensions)
     return "".join(f"{found.p[d]:9.3f} ({found.percentile[d]:3.0f} %)" for d in dimensions)
-
-
-def evaluate(
-    ratings: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RATINGS", help="A ratings.jsonl, or answers of `ft2 critic import`."
-        ),
-    ],
-    adapter: Adapter = None,
-    scores: Annotated[
-        Path | None,
-        typer.Option(
-            "--scores",
-            metavar="FILE",
-            help="For answers about pairs: JSONL of `ft2 critic score`, or of any other judge.",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="train, dev or test.")] = "test",
-    device: Device = "cpu",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Also write eval.json and eval.html."),
-    ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Print how often the critic agrees with raters, beside the judges that it must beat."""
-    if split not in ("train", "dev", "test"):
-        raise UsageError(f"unknown split '{split}'", "choose train, dev or test")
-    from ft2.critic.eval_page import check_output, write_evaluation
-
-    if output is not None:
-        check_output(output)
-    result, lines = (
-        _evaluate_clips(ratings, adapter, split, device, quiet)
-        if scores is None
-        else _evaluate_pairs(ratings, scores)
-    )
-    if output is not None:
-        write_evaluation(output, result)
-    if json:
-        emit(result, json=True)
-        return
-    for line in lines:
-        typer.echo(line)
-
-
-def _evaluate_clips(
-    ratings: Path, adapter: Path | None, split: str, device: str, quiet: bool
-) -> tuple[dict[str, Any], list[str]]:
-    adapter = find_adapter(adapter)
-    from ft2.critic import evaluate as evaluation
-
-    result = evaluation.evaluate(
-        ratings,
-        adapter,
-        split=split,  # type: ignore[arg-type]
-        device=device,
-        progress=make_progress(quiet),
-    )
-    return result, evaluation.table_lines(result)
-
-
-def _evaluate_pairs(answers: Path, scores: Path) -> tuple[dict[str, Any], list[str]]:
-    from ft2.critic import evaluate_pairs as evaluation
-    from ft2.critic.importers import read_answers
-
-    found = evaluation.evaluate_pairs(read_answers(answers), evaluation.read_scores(scores))
-    return found, evaluation.table_lines(found)
 
 
 def doctor(

@@ -55,6 +55,9 @@ def _clip_sections(result: Mapping[str, Any]) -> list[Section]:
         f"{result['identities']} faces of the split {result['split']}."
     )
     chance = "0.5 is chance; no threshold plays a part."
+    left_out = rows.get("sync_measure", {}).get("lip", {}).get("left_out", {})
+    for why, count in left_out.items():
+        counts += f" The lip-sync measure leaves out {count}: {why}."
     return [
         Section("Accuracy of Yes and No", counts, [table]),
         Section("Area under the ROC curve", chance, [areas], [_roc(rows["critic"])]),
@@ -106,6 +109,11 @@ def _metrics(found: Mapping[str, Any]) -> Table:
     trivial = found["trivial"]
     rows.append(["trivial: random, oracle eps", number(trivial["random"]["three_way_oracle"]), ""])
     rows.append(["trivial: always tie, three-way", number(trivial["always_tie"]["three_way"]), ""])
+    sync = found.get("sync_measure")
+    if sync and sync["n"]:
+        about = f"{sync['n']} pairs"
+        names = METRICS.items()
+        rows += [[f"lip-sync measure: {name}", estimate(sync[key]), about] for key, name in names]
     ceiling = found["raters"]["agree_with_the_others"]
     if ceiling is not None:
         rows.append(["one rater against the others", number(ceiling), "the ceiling"])

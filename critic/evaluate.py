@@ -12,6 +12,7 @@ from ft2.critic.calibration import apply_map
 from ft2.critic.data import Split, other_voice, read_ratings
 from ft2.critic.odds import log_odds
 from ft2.critic.score import card_model
+from ft2.critic.sync_row import sync_row
 from ft2.critic.tokens import Critic, Rows, encode_ratings
 from ft2.errors import UsageError
 from ft2.metrics import accuracy, calibration, classify
@@ -31,6 +32,7 @@ ROWS = {
     "audio_removed": "trained, the sound's tokens left out",
     "audio_swapped": "trained, another clip's sound; labels unchanged",
     "audio_swapped_detected": "trained, another clip's sound; lip answer No is right",
+    "sync_measure": "no critic: the tracked mouth against the sound (`ft2.metrics.lips`)",
 }
 """Rows of every table, in order, and what each means."""
 
@@ -92,6 +94,7 @@ def evaluate(
     model: QwenSpec | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    sync: bool = False,
 ) -> dict[str, Any]:
     """Return accuracy and AUC per dimension for the critic and for the judges it must beat.
 
@@ -105,6 +108,8 @@ def evaluate(
         model: The Thinker; None takes the one in the adapter's card.
         device: Where to run.
         progress: Told how far it is.
+        sync: Also let the lip-sync measure without SyncNet judge lips, with a threshold of the dev
+            split (0.2 s a clip: faces are tracked).
 
     Returns:
         ``{"split", "clips", "rows": {row: {dimension: {"n", "accuracy", "auc", ...}}}, ...}``.
@@ -116,12 +121,20 @@ def evaluate(
         ratings, adapter_dir, split=split, source=source, model=model, device=device,
         progress=progress,
     )  # fmt: skip
-    return {"ratings": ratings.name, **_table(found.odds, found.card, found.rows, split)}
+    table = _table(found.odds, found.card, found.rows, split)
+    dimensions = tuple(found.card.questions)
+    if sync and "lip" in dimensions:
+        rated = [r for r in read_ratings(ratings, None, dimensions) if source in (None, r.source)]
+        own, dev = ([r for r in rated if r.split == name] for name in (split, "dev"))
+        lips = sync_row(own, dev, dimensions.index("lip"), progress)
+        table["rows"]["sync_measure"] = {"lip": lips}
+        table["meaning"]["sync_measure"] = ROWS["sync_measure"]
+    return {"ratings": ratings.name, **table}
 
 
 def _table(odds: "dict[str, Tensor]", card: CriticCard, known: Rows, split: str) -> dict[str, Any]:
     thresholds, maps = card.thresholds, (card.calibration or {}).get("maps", {})
-    rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
+    rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS if row != "sync_measure"}
     first = known.first_windows()
     labels, groups = known.labels[first].numpy(), known.utterances[first]
     for column, dimension in enumerate(thresholds):
@@ -156,7 +169,7 @@ def _table(odds: "dict[str, Tensor]", card: CriticCard, known: Rows, split: str)
         "utterances": len(set(groups.tolist())),
         "identities": len(set(known.identity_ids[first].tolist())),
         "thresholds": thresholds,
-        "meaning": ROWS,
+        "meaning": {row: ROWS[row] for row in rows},
         "rows": rows,
     }
 
@@ -192,11 +205,20 @@ def table_lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"{name:24}" + "".join(f"{text:>30}" for text in texts))
     counts = [str(result["rows"]["critic"].get(d, {}).get("n", 0)) for d in result["thresholds"]]
     lines.append(f"{'n':24}" + "".join(f"{text:>30}" for text in counts))
+    for reason, count in _left_out(result).items():
+        lines.append(f"sync_measure leaves out {count}: {reason}")
     return lines
 
 
+def _left_out(result: dict[str, Any]) -> dict[str, int]:
+    """Return how many clips the lip-sync measure could not judge, by why."""
+    row = result["rows"].get("sync_measure", {})
+    found: dict[str, int] = row.get("lip", {}).get("left_out", {})
+    return found
+
+
 def _cell(cell: dict[str, Any] | None) -> str:
-    if cell is None:
+    if cell is None or cell["accuracy"] is None:
         return "-"
     value = cell["accuracy"]
     text = f"{value['value']:.3f} [{value['low']:.2f}, {value['high']:.2f}]"

@@ -12,9 +12,11 @@ import numpy as np
 from ft2.critic.answers import Answer
 from ft2.critic.importers import read_rows
 from ft2.critic.merge import Merged, majority, merge
+from ft2.critic.sync_row import sync_scores
 from ft2.errors import UsageError
 from ft2.metrics import pair_metrics, trivial_pair_metrics
 from ft2.metrics.preference import SIGNS
+from ft2.runs import Progress
 
 Scored = Mapping[str, Mapping[str, float]]
 """Score per clip and dimension; higher is better."""
@@ -80,6 +82,40 @@ def evaluate_pairs(
         "clips_scored": len(scores),
         "dimensions": found,
     }
+
+
+def add_sync_measure(
+    result: dict[str, Any], answers: Sequence[Answer], media: Path, progress: Progress | None = None
+) -> None:
+    """Put the lip-sync measure's figures on lip pairs into ``dimensions.lip.sync_measure``.
+
+    Args:
+        result: What `evaluate_pairs` returned; without lip pairs nothing is added.
+        answers: The same answers.
+        media: The folder that the clips' paths are relative to.
+        progress: Told how far it is.
+
+    Raises:
+        UsageError: A clip is not there.
+    """
+    asked = [a for a in answers if a.is_pair and a.dimension == "lip"]
+    names = sorted({name for a in asked for name in (a.clip, a.other or "")})
+    absent = [name for name in names if not (media / name).is_file()]
+    if absent:
+        raise UsageError(
+            f"{len(absent)} of {len(names)} clips are not there, the first is {media / absent[0]}",
+            "say with --media which folder the clips' paths are relative to",
+        )
+    if not names or not result["dimensions"]["lip"]["n"]:
+        return
+    found = sync_scores([media / name for name in names], progress)
+    scores = {
+        name: {"lip": float(value)}
+        for name, value in zip(names, found.values, strict=True)
+        if math.isfinite(value)
+    }
+    own = _dimension("lip", merge(asked), scores, 1000)
+    result["dimensions"]["lip"]["sync_measure"] = {**own, "unmeasured": found.reasons}
 
 
 def _dimension(
@@ -167,6 +203,18 @@ def table_lines(result: Mapping[str, Any]) -> list[str]:
             f"three-way oracle {trivial['random']['three_way_oracle']:.3f}"
         )
         lines.append(f"  {'trivial: always tie':38} {trivial['always_tie']['three_way']:.3f}")
+        lines += _sync_lines(found.get("sync_measure"))
+    return lines
+
+
+def _sync_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Return the lip-sync measure's figures, if it was asked."""
+    if found is None:
+        return []
+    lines = [f"  lip-sync measure without SyncNet, {found['n']} pairs"]
+    if found["n"]:
+        lines += [f"    {name:36} {_text(found[key])}" for key, name in METRICS.items()]
+    lines += [f"    {count} clips left out: {why}" for why, count in found["unmeasured"].items()]
     return lines
 
 

@@ -21,7 +21,7 @@ PACKAGES = {
 """Package -> what is in it; single modules have a page of their own."""
 
 MODULES = (
-    *("board", "errors", "faces", "files", "flow", "hub", "interrupts", "record"),
+    *("board", "errors", "faces", "files", "flow", "hub", "interrupts", "outputs", "record"),
     *("runs", "speech"),
 )
 

@@ -11,8 +11,8 @@ from ft2.critic.evaluate_pairs import evaluate_pairs, read_scores
 from ft2.errors import UsageError
 
 
-def vote(a, b, answer, rater="", **facts):
-    return Answer(a, "overall", answer, other=b, rater=rater, **facts)
+def vote(a, b, answer, rater="", dimension="overall", **facts):
+    return Answer(a, dimension, answer, other=b, rater=rater, **facts)
 
 
 SCORES = {
