@@ -1,6 +1,7 @@
 """The command `ft2 generate`."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from ft2.cli.options import (
     say,
     split_config_args,
 )
+from ft2.cli.serving import Token
 from ft2.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -55,10 +57,23 @@ def generate(
         Path | None,
         typer.Option("--from", metavar="JSON", help="Make a video again from its record."),
     ] = None,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Open a page on this machine that makes videos.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65535, help="Of the page: 7860; 0 takes a free one."),
+    ] = None,
+    token: Token = None,
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="MP4", help="The video; with --batch a directory."),
-    ] = Path("talking.mp4"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="MP4",
+            help="The video: talking.mp4; with --batch and --ui a directory.",
+        ),
+    ] = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -73,6 +88,7 @@ def generate(
     if prompt is not None:
         overrides.append(f"prompt={dumps(prompt)}")
     _check_together(portrait, audio, policy, rows, again, source)
+    _check_page(ui, portrait or audio or rows or again or resume, port, token)
     source = source or "nano/generate"
     if again is not None:
         from ft2.generator.record import read_record
@@ -84,6 +100,17 @@ def generate(
         _batch(rows, source, overrides, policy, critic, output, resume, dry_run, json, quiet)
         return
     config = load_config(GenerateConfig, source, overrides)
+    if ui and not dry_run:
+        from ft2.cli.generate_page import open_page
+
+        assert source is not None
+        judge = _judge(critic, config, several=False)
+        place = output or Path("talking")
+        open_page(
+            source, overrides, policy, judge, place, port=port, token=token, json=json, quiet=quiet
+        )
+        return
+    output = output or Path("talking.mp4")
     if dry_run:
         _plan(config, portrait, audio, output, json)
         return
@@ -130,6 +157,17 @@ def _check_together(
         )
 
 
+def _check_page(ui: bool, others: object, port: int | None, token: str | None) -> None:
+    """Refuse options that do not go with the page, or only with it."""
+    if ui and others:
+        raise UsageError(
+            "--ui takes portraits and sounds from its page",
+            "leave --portrait, --audio, --batch, --from and --resume out",
+        )
+    if not ui and (port is not None or token is not None):
+        raise UsageError("--port and --token are for the page", "add --ui, or leave them out")
+
+
 def _check_paths(
     portrait: Path | None, audio: Path | None, policy: Path | None, critic: Path | None
 ) -> None:
@@ -171,21 +209,25 @@ def _complete(config: "GenerateConfig", output: Path, resume: bool) -> bool:
     return False
 
 
-def _judge(critic: Path | None, config: "GenerateConfig") -> "Judge | None":
-    """Return the critic as a judge that loads when it is first asked."""
+def _judge(critic: Path | None, config: "GenerateConfig", several: bool = True) -> "Judge | None":
+    """Return the critic as a judge that loads once, when it is first asked."""
     if critic is None:
         return None
-    if config.num_seeds < 2:
+    if several and config.num_seeds < 2:
         raise UsageError("--critic chooses among several videos", "set num_seeds, such as 8")
     from ft2.critic.adapter import read_card
 
     folder = critic / "adapter" if (critic / "adapter").is_dir() else critic
     read_card(folder)
 
-    def score(paths: Sequence[Path]) -> Any:
+    @cache
+    def scorer() -> Any:
         from ft2.critic.score import CriticScorer
 
-        return CriticScorer(folder, device=config.device).score(paths)
+        return CriticScorer(folder, device=config.device)
+
+    def score(paths: Sequence[Path]) -> Any:
+        return scorer().score(paths)
 
     return score
 
@@ -214,7 +256,7 @@ def _batch(
     overrides: list[str],
     policy: Path | None,
     critic: Path | None,
-    output: Path,
+    output: Path | None,
     resume: bool,
     dry_run: bool,
     json: bool,
@@ -227,12 +269,12 @@ def _batch(
     from ft2.generator.record import Job
 
     config = load_config(GenerateConfig, source, overrides)
+    if output is None or output.is_file():
+        raise UsageError("with --batch the output is a directory", "write -o DIR")
     jobs = []
     for row in read_rows(rows):
         own = load_config(GenerateConfig, source, [*overrides, *row.overrides])
         jobs.append((row, Job(own, row.portrait, row.audio, output / f"{row.name}.mp4", policy)))
-    if output == Path("talking.mp4") or output.is_file():
-        raise UsageError(f"with --batch the output is a directory, not '{output}'", "write -o DIR")
     if dry_run:
         good, failed = check_rows(jobs)
         windows = sum(len(inputs.starts) * job.config.num_seeds for _, job, inputs in good)

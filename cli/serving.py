@@ -36,7 +36,8 @@ def serve_questions(
     """
     import secrets
 
-    from ft2.critic.annotation_app import HOST, annotation_app, run
+    from ft2.critic.annotation_app import annotation_app
+    from ft2.loopback import HOST, serve_app
 
     secret = token or secrets.token_urlsafe(12)
 
@@ -44,4 +45,4 @@ def serve_questions(
         typer.echo(f"http://{HOST}:{taken}/?token={secret}")
         say(remark)
 
-    run(annotation_app(store, dict(questions), Path("/"), secret), port, ready)
+    serve_app(annotation_app(store, dict(questions), Path("/"), secret), port, ready)

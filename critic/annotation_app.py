@@ -1,19 +1,17 @@
 """The annotation page and the reward server: FastAPI on the loopback device."""
 
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft2.critic.annotation import AnswerStore
-from ft2.errors import MissingExtra, UsageError
+from ft2.errors import UsageError
+from ft2.loopback import check_token, load_fastapi
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ft2.critic.api import TalkingCritic
-
-HOST = "127.0.0.1"
 
 
 def annotation_app(
@@ -27,7 +25,7 @@ def annotation_app(
         root: What the clips' paths are relative to.
         secret: Token of the page's address.
     """
-    fastapi = _fastapi()
+    fastapi = load_fastapi()
     from fastapi.responses import FileResponse, HTMLResponse
 
     app: FastAPI = fastapi.FastAPI(openapi_url=None)
@@ -35,7 +33,7 @@ def annotation_app(
 
     @app.get("/", response_class=HTMLResponse)
     def index(token: str = "") -> str:
-        _check(token, secret)
+        check_token(token, secret)
         return page
 
     @app.post("/api/next")
@@ -59,7 +57,7 @@ def annotation_app(
 
     @app.get("/media/{item}/{side}")
     def media(item: int, side: int, token: str = "", rater: str = "") -> FileResponse:
-        _check(token, secret)
+        check_token(token, secret)
         task = store.task(rater) if rater else None
         if task is None or task.item != item or not 0 <= side < len(task.sides):
             raise fastapi.HTTPException(404, "no such clip before this rater")
@@ -68,17 +66,12 @@ def annotation_app(
     return app
 
 
-def _check(given: str, token: str) -> None:
-    if not secrets.compare_digest(given.encode(), token.encode()):
-        raise _fastapi().HTTPException(403, "wrong token: use the address that was printed")
-
-
 def _rater(body: Mapping[str, Any], token: str) -> str:
     """Return the rater's name of a request that carries the token."""
-    _check(str(body.get("token", "")), token)
+    check_token(str(body.get("token", "")), token)
     name = str(body.get("rater", "")).strip()
     if not name or len(name) > 80:
-        raise _fastapi().HTTPException(422, "a rater has a name of 1 to 80 letters")
+        raise load_fastapi().HTTPException(422, "a rater has a name of 1 to 80 letters")
     return name
 
 
@@ -104,7 +97,7 @@ def reward_app(critic: "TalkingCritic", root: Path) -> "FastAPI":
     A query is the path of a clip below `root`. The reward is P(yes) of ``dimension``, or the mean
     over all dimensions where none is named; ``scores`` has them all.
     """
-    fastapi = _fastapi()
+    fastapi = load_fastapi()
     app: FastAPI = fastapi.FastAPI(title="Talking-Critic")
 
     @app.post("/get_reward")
@@ -129,39 +122,3 @@ def reward_app(critic: "TalkingCritic", root: Path) -> "FastAPI":
         }
 
     return app
-
-
-def run(app: "FastAPI", port: int, ready: Callable[[int], None]) -> None:
-    """Serve on the loopback device until interrupted; port 0 takes a free one.
-
-    Args:
-        app: What to serve.
-        port: Port, or 0.
-        ready: Told the port once requests are taken.
-
-    Raises:
-        UsageError: The port is taken.
-    """
-    import socket
-
-    _fastapi()
-    import uvicorn
-
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except OSError as error:
-        raise UsageError(f"port {port} is taken", "choose another with --port") from error
-    listener.listen(64)
-    ready(listener.getsockname()[1])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-    server.run(sockets=[listener])
-
-
-def _fastapi() -> Any:
-    try:
-        import fastapi
-    except ImportError as error:
-        raise MissingExtra("fastapi", "app") from error
-    return fastapi

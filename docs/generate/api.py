@@ -21,8 +21,8 @@ PACKAGES = {
 """Package -> what is in it; single modules have a page of their own."""
 
 MODULES = (
-    *("board", "errors", "faces", "files", "flow", "hub", "interrupts", "outputs", "record"),
-    *("runs", "speech"),
+    *("board", "errors", "faces", "files", "flow", "hub", "interrupts", "loopback", "outputs"),
+    *("record", "runs", "speech"),
 )
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "ft2"
