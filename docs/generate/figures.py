@@ -43,7 +43,10 @@ def all_svg() -> dict[str, str]:
         "audio-windows.svg": _audio_windows(),
     }
     found |= {f"gate-{d}.svg": _gate(demo["gate"], d) for d in DIMENSIONS}
-    found |= {f"difference-{d}.svg": _difference(demo["difference_to_base"], d) for d in DIMENSIONS}
+    compared = json.loads((RESULTS / "tlpo_compare.json").read_text(encoding="utf-8"))
+    for d in DIMENSIONS:
+        found[f"difference-{d}.svg"] = _difference(demo["difference_to_base"], d, "policy")
+        found[f"methods-{d}.svg"] = _difference(compared["difference_to_base"], d, "gate")
     return found
 
 
@@ -113,9 +116,9 @@ def _gate(gate: Mapping[str, Any], dimension: str) -> str:
     return _alone(drawn, dimension)
 
 
-def _difference(rows: Mapping[str, Any], dimension: str) -> str:
+def _difference(rows: Mapping[str, Any], dimension: str, main: str) -> str:
     shown = [
-        ScoreRow(name, {dimension: _estimate(row[dimension])}, highlight=name == "policy")
+        ScoreRow(name, {dimension: _estimate(row[dimension])}, highlight=name == main)
         for name, row in {"base": dict.fromkeys(DIMENSIONS), **rows}.items()
     ]
     return _alone(dots(shown, dimension, f"difference to the base, {dimension}"), dimension)

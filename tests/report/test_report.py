@@ -58,6 +58,15 @@ def circles(svg: str) -> list[tuple[float, float]]:
     ]
 
 
+def test_long_names_have_room() -> None:
+    rows = [ScoreRow(name, {"lip": Estimate(0.1)}) for name in ("a", "gate without timestep")]
+    names = [
+        t for t in ET.fromstring(dots(rows, "lip", "t")).iter("text") if t.get("class") == "name"
+    ]
+    for text in names:  # they end at x, and a letter is less than 6 pixels wide
+        assert float(text.get("x", "0")) >= 6 * len(text.text or "")
+
+
 def test_dots_lie_where_the_values_are() -> None:
     rows = [ScoreRow(str(v), {"lip": Estimate(v, v - 0.1, v + 0.1)}) for v in (0.0, 0.5, 0.25)]
     (x0, y0), (x1, y1), (x2, y2) = circles(dots(rows, "lip", "test"))

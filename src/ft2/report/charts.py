@@ -54,7 +54,8 @@ def dots(rows: Sequence[ScoreRow], column: str, description: str) -> str:
     if not ends:
         return ""
     ticks = nice_ticks(min(ends), max(ends))
-    left, right, top, pitch = 104, 42, 10, 25
+    left = max(104, 14 + 6 * max(len(row.label) for row, _ in shown))  # 6 pixels a letter
+    right, top, pitch = 42, 10, 25
     bottom = top + pitch * len(shown)
     x = _scale(ticks[0], ticks[-1], left, WIDTH - right)
     parts = [_vertical(x(t), top, bottom, _tick(t, ticks)) for t in ticks]
