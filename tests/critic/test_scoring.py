@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import av
 import numpy as np
 import pytest
 from scipy.stats import norm, zscore
@@ -24,7 +25,20 @@ def run(capsys, *args):
 
 @pytest.fixture(scope="module")
 def clips(ratings):
-    return [ratings.parent / f"{number}.mp4" for number in range(26, 34)]
+    return [ratings.parent / f"{number}.mp4" for number in range(25, 34)]
+
+
+def without_frames(path):
+    """Write a file that promises a picture and a sound, and has the sound only."""
+    with av.open(str(path), "w", format="matroska") as container:
+        picture = container.add_stream("libx264", rate=25)
+        picture.width = picture.height = 64
+        picture.codec_context.open()
+        voice = container.add_stream("aac", rate=16000)
+        heard = av.AudioFrame.from_ndarray(np.zeros((1, 32000), np.float32), "fltp", "mono")
+        heard.sample_rate, heard.pts = 16000, 0
+        container.mux(voice.encode(heard))
+        container.mux(voice.encode())
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +50,7 @@ def broken(tmp_path_factory, ratings):
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 3])
     (folder / "text.mp4").write_text("no video at all")
     shutil.copy(ratings, folder / "renamed.mp4")
+    without_frames(folder / "zero.mp4")
     frames = np.full((9, 64, 64, 3), 90, np.uint8)
     write_video(folder / "silent.mp4", frames, 12.5)
     write_video(folder / "one.mp4", frames[:1], 12.5, np.zeros(1280, np.float32))
@@ -46,6 +61,7 @@ def broken(tmp_path_factory, ratings):
         folder / "cut.mp4": "decode",
         folder / "text.mp4": "decode",
         folder / "renamed.mp4": "decode",
+        folder / "zero.mp4": "no frame could be decoded",
         folder / "silent.mp4": "sound",
         folder / "one.mp4": "lasts",
         folder / "wide.mp4": "no face",
