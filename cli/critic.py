@@ -22,6 +22,7 @@ from ft2.cli.options import (
     Verbose,
     emit,
     make_progress,
+    say,
     split_config_args,
 )
 from ft2.errors import UsageError
@@ -63,6 +64,8 @@ def train(
 
         emit(plan_training(settings, output), json=json)
         return
+    for remark in settings.remarks:
+        say(remark)
     from ft2.critic.train import train_critic
     from ft2.engine import shutdown
 

@@ -1,6 +1,7 @@
 """Commands of `ft2 critic` that serve: the annotation page, its report, and the reward server."""
 
 from collections.abc import Sequence
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,6 +71,8 @@ def _items(clips: Sequence[Path], dimensions: tuple[str, ...]) -> "list[Item]":
         for name in (item.clip, item.other):
             if name is not None and not Path(name).is_file():
                 raise UsageError(f"no such clip: {name}", "give paths of video files")
+            if name is not None and not str(guess_type(name)[0]).startswith("video/"):
+                raise UsageError(f"not a video by its name: {name}", "give mp4 or webm files")
     return found
 
 

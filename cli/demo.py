@@ -22,6 +22,7 @@ from ft2.cli.options import (
 
 if TYPE_CHECKING:
     from ft2.cli.demo_config import DemoConfig
+    from ft2.cli.demo_stages import Demo
     from ft2.runs import Interrupts, Progress
 
 Portrait = Annotated[
@@ -127,6 +128,7 @@ def run_demo(
     check_inputs(settings, configs)
     run = RunDir.open(output, config=settings, resume=resume)
     if run.result is not None:
+        _write_lost_page(Demo(settings, output, configs, progress))
         say(f"already complete: {output}")
         return run.result
     write_atomic(output / GENERATE_FILE, dump_yaml(configs.generate))
@@ -149,6 +151,19 @@ def run_demo(
     result = _result(results, output)
     run.finish(result)
     return result
+
+
+def _write_lost_page(demo_run: "Demo") -> None:
+    """Write the page of a complete demo again where somebody removed it."""
+    from ft2.cli.demo_report import make_report
+    from ft2.cli.demo_stages import STAGES
+    from ft2.runs import read_json
+
+    page, stages = demo_run.output / "report.html", demo_run.output / "stages"
+    if not page.exists():
+        say(f"{page} was gone; it is written again")
+        names = [name for name, _ in STAGES if name != "report"]
+        make_report(demo_run, {name: read_json(stages / f"{name}.json") for name in names})
 
 
 class _Watched:

@@ -29,6 +29,10 @@ video { width: 100%; background: #000; } figcaption { font-size: .8rem; color: v
 ul.note { padding-left: 1.1rem; } li { margin: .2rem 0; }
 </style>"""
 
+_PAIRED = 7
+"""Where the columns of a table that are about pairs begin."""
+_PARTS: tuple[Sequence[int], ...] = ((0, 2, 3, 4, 5, 6), (0, 1, 7, 8, 9))
+"""Columns of the two tables in which a terminal shows a comparison."""
 _TEXT = 3
 """Columns of a table that are words and not numbers."""
 
@@ -176,20 +180,29 @@ def _clip_row(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def table_text(result: Mapping[str, Any]) -> str:
-    """Return the table for a terminal, with its remarks and gaps below."""
+    """Return the table for a terminal, at most 100 columns wide, with remarks and gaps below.
+
+    A comparison is two tables: the means of both sets, then the differences that there are.
+    """
     from io import StringIO
 
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=tables.title(result), title_justify="left")
-    for place, name in enumerate(tables.head(result)):
-        table.add_column(name, justify="left" if place < _TEXT else "right", no_wrap=True)
-    for row in tables.rows(result):
-        table.add_row(*row)
     text = StringIO()
-    Console(file=text, width=200, color_system=None).print(table)
+    console = Console(file=text, width=100, color_system=None)
+    names, rows = tables.head(result), tables.rows(result)
+    title: str | None = tables.title(result)
+    for places in [range(len(names))] if result["against"] is None else _PARTS:
+        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        for place in places:
+            table.add_column(names[place], justify="left" if place < _TEXT else "right")
+        for row in rows:
+            if places[-1] < _PAIRED or row[_PAIRED] != tables.GAP:
+                table.add_row(*(row[place] for place in places))
+        console.print(table)
+        title = None
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     lines += [tables.lead(result), *(f"- {remark}" for remark in result["remarks"])]
     lines += [f"failed: {name} ({where}): {why}" for name, where, why in tables.failures(result)]

@@ -20,14 +20,14 @@ def info(
     ],
     json: Json = False,
 ) -> None:
-    """Print what PATH is: weights, adapter, policy, run directory or dataset."""
+    """Print what PATH is: weights, adapter, policy, run, dataset or generated video."""
     if not path.exists():
         raise UsageError(f"'{path}' does not exist", "give a file or directory that does")
     found = _directory(path) if path.is_dir() else _file(path)
     if found is None:
         raise UsageError(
             f"'{path}' is nothing that ft2 knows",
-            "give weights, an adapter, a policy, a run directory or a dataset",
+            "give weights, an adapter, a policy, a run directory, a dataset or a generated video",
         )
     emit({"path": str(path), **found}, json=json)
 
@@ -37,9 +37,32 @@ def _file(path: Path) -> dict[str, Any] | None:
         return {"what": "weights", **_tensors([path])}
     if path.suffix in {".ckpt", ".pt", ".pth"}:
         return {"what": "weights", **_pickle(path)}
+    if path.suffix in {".mp4", ".json"} and path.with_suffix(".json").is_file():
+        return _record(path.with_suffix(".json"))
     if path.suffix == ".jsonl":
         return {"what": _ROWS.get(path.name, "records"), "records": _count_lines(path)}
     return None
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """Describe a video that `ft2 generate` made, by the record beside it."""
+    from ft2.runs import hash_file, read_json
+
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"video_sha256", "inputs", "config"} <= set(record):
+        return None
+    video = path.parent / str(record["video"])
+    same = video.is_file() and hash_file(video) == record["video_sha256"]
+    return {
+        "what": "generated video",
+        "video": f"{video}{'' if same else ' (not there, or changed since)'}",
+        "made": record.get("made"),
+        **{name: found["path"] for name, found in record["inputs"].items()},
+        "policy": record["policy"] and record["policy"].get("path"),
+        "seed": record["config"].get("seed"),
+        "weights": record["config"]["model"].get("weights"),
+        "again": f"ft2 generate --from {path} -o again.mp4",
+    }
 
 
 def _directory(path: Path) -> dict[str, Any] | None:

@@ -11,11 +11,13 @@ from ft2.cli.options import (
     DryRun,
     Json,
     Output,
+    PlannedOutput,
     Quiet,
     Resume,
     Verbose,
     Yes,
     emit,
+    require_output,
     say,
     split_config_args,
 )
@@ -32,8 +34,8 @@ DatasetDir = Annotated[
 
 @app.command()
 def plan(
-    output: Output,
     config: ConfigArgs = None,
+    output: PlannedOutput = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -45,6 +47,7 @@ def plan(
     source, overrides = split_config_args(config)
     conditions = expand(load_config(PlanConfig, source, overrides))
     if not dry_run:
+        output = require_output(output)
         check_output(output, resume=False)
         write_conditions(conditions, output / "conditions.jsonl")
         say(f"wrote {output / 'conditions.jsonl'}; next: ft2 nsq build")
@@ -53,8 +56,8 @@ def plan(
 
 @app.command()
 def build(
-    output: Output,
     config: ConfigArgs = None,
+    output: PlannedOutput = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -74,6 +77,7 @@ def build(
     if dry_run:
         emit(plan, json)
         return
+    output = require_output(output)
     check_output(output, resume=resume)
     if not plan["missing"]:
         say(f"{plan['conditions']} conditions, {plan['clips']} clips")
@@ -131,15 +135,25 @@ def stats(
 def view(
     directory: DatasetDir,
     output: Output,
-    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Which split.")] = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", metavar="NAME", show_default=False,
+            help="Which split; without it train, or the first that has pairs.",
+        ),
+    ] = None,
     count: Annotated[
         int, typer.Option("--count", metavar="N", min=1, help="Most pairs on the page.")
     ] = 60,
     json: Json = False,
-) -> None:
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
     """Write a page that plays pairs side by side and in step, disagreement first."""
-    from ft2.nsq.gallery import write_gallery
+    from ft2.nsq.gallery import first_split, write_gallery
 
+    if split is None:
+        split = first_split(directory)
+        say(f"split: {split}")
     emit(write_gallery(directory, output, split, count), json)
 
 

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft2.cli.options import DryRun, Json, Output, Quiet, emit, make_progress, say
+from ft2.cli.options import (
+    DryRun,
+    Json,
+    PlannedOutput,
+    Quiet,
+    emit,
+    make_progress,
+    require_output,
+    say,
+)
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +37,7 @@ def import_dataset(
         ),
     ],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or an export's folder.")],
-    output: Output,
+    output: PlannedOutput = None,
     dimension: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +79,7 @@ def import_dataset(
             count = sum(1 for _ in rows)
             emit({"rows": count, "refused": len(refused.reasons)}, json)
         else:
+            output = require_output(output)
             check_output(output, resume=False)
             found = import_pairs(
                 rows, output, format_name=kind, split=split, label_source=label_source,
@@ -103,7 +113,7 @@ def read_labelled(
     found = import_file(kind, file)
     for reject in found.rejects:
         refused.add(reject.row, reject.reason)
-    for number, answer in enumerate(found.answers, start=1):
+    for number, answer in zip(found.rows, found.answers, strict=True):
         labelled = _labelled(number, answer, file.parent, dimension)
         if isinstance(labelled, str):
             refused.add(number, labelled)

@@ -44,6 +44,13 @@ Output = Annotated[
     Path,
     typer.Option("--output", "-o", metavar="DIR", help="Where to write; must not exist yet."),
 ]
+PlannedOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", show_default=False,
+        help="Where to write; must not exist yet. Required but for --dry-run.",
+    ),
+]  # fmt: skip
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on in an existing output; harmless when complete.")
 ]
@@ -77,6 +84,17 @@ def split_config_args(args: Sequence[str] | None) -> tuple[str | None, list[str]
     return (sources[0] if sources else None), overrides
 
 
+def require_output(output: Path | None) -> Path:
+    """Return where a command writes, which only its dry run can do without.
+
+    Raises:
+        UsageError: There is no ``--output``.
+    """
+    if output is None:
+        raise UsageError("no --output given", "say where to write: -o DIR (-n writes nothing)")
+    return output
+
+
 def _is_source(arg: str) -> bool:
     return "=" not in arg or (arg.endswith((".yaml", ".yml")) and Path(arg).is_file())
 
@@ -95,7 +113,11 @@ def emit(result: Mapping[str, Any], json: bool = False) -> None:
 def _lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
     lines: list[str] = []
     for key, value in result.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
+            ends = f"[{_text(value['low'])}, {_text(value['high'])}]"
+            count = f" (n {value['n']})" if "n" in value else ""
+            lines.append(f"{indent}{key}: {_text(value['value'])} {ends}{count}")
+        elif isinstance(value, Mapping):
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
         elif isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
             lines.append(f"{indent}{key}:")

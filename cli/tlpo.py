@@ -11,12 +11,13 @@ from ft2.cli.options import (
     ConfigArgs,
     DryRun,
     Json,
-    Output,
+    PlannedOutput,
     Quiet,
     Resume,
     Verbose,
     emit,
     make_progress,
+    require_output,
     say,
     split_config_args,
 )
@@ -31,8 +32,8 @@ app = typer.Typer(help="Train experts and the fusion gate.", no_args_is_help=Tru
 
 @app.command()
 def train(
-    output: Output,
     config: ConfigArgs = None,
+    output: PlannedOutput = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -49,6 +50,7 @@ def train(
         emit(plan, json)
         refuse_missing(plan["missing"], config)  # type: ignore[arg-type]
         return
+    output = require_output(output)
     from ft2.engine import shutdown
     from ft2.tlpo.config import ExpertConfig
     from ft2.tlpo.train import train_expert, train_fusion
@@ -106,8 +108,8 @@ def refuse_missing(missing: Mapping[str, str], args: Sequence[str] | None) -> No
 
 @app.command()
 def cache(
-    output: Output,
     config: ConfigArgs = None,
+    output: PlannedOutput = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -123,12 +125,13 @@ def cache(
         raise UsageError(
             f"the dataset {settings.dataset} does not exist", "build it: ft2 nsq build"
         )
-    if output.exists() and any(output.iterdir()) and not resume:
-        raise UsageError(f"the cache '{output}' already exists", "complete it with --resume")
     plan: dict[str, object] = {"dataset": str(settings.dataset), **stores_of(settings.dataset)}
     if dry_run:
         emit(plan, json)
         return
+    output = require_output(output)
+    if output.exists() and any(output.iterdir()) and not resume:
+        raise UsageError(f"the cache '{output}' already exists", "complete it with --resume")
     from ft2.tlpo.train import encode_dataset
 
     result = encode_dataset(settings, output, make_progress(quiet))

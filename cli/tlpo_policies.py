@@ -10,11 +10,13 @@ from ft2.cli.options import (
     DryRun,
     Json,
     Output,
+    PlannedOutput,
     Quiet,
     Resume,
     Yes,
     emit,
     make_progress,
+    require_output,
     say,
     split_config_args,
 )
@@ -158,8 +160,8 @@ def push(
 
 
 def compare(
-    output: Output,
     config: ConfigArgs = None,
+    output: PlannedOutput = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -179,6 +181,7 @@ def compare(
     if dry_run:
         emit(plan, json)
         return
+    output = require_output(output)
     check_output(output, resume=resume)
     table = run_compare(settings, output, resume=resume, progress=make_progress(quiet))
     say(f"the table is in {output / 'table.md'}, its charts in {output / 'report.html'}")

@@ -126,6 +126,8 @@ class Imported:
     path: Path
     num_rows: int
     answers: list[Answer] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    """Row of each answer, from 1."""
     rejects: list[Reject] = field(default_factory=list)
 
     def counts(self) -> dict[str, Any]:
@@ -159,8 +161,14 @@ def parse_answer(row: Mapping[str, Any]) -> Answer:
     """
     unknown = sorted(set(row) - set(FIELDS))
     missing = [name for name in ("clip", "dimension", "answer") if row.get(name) is None]
-    if unknown or missing:
-        raise ValueError(f"missing or unknown keys: {', '.join([*missing, *unknown])}")
+    if {"video", "video_a"} & set(unknown):
+        raise ValueError(
+            "this is a rated clip, merged and split already: ft2 critic train takes it"
+        )
+    problems = [f"missing keys: {', '.join(missing)}"] if missing else []
+    problems += [f"unknown keys: {', '.join(unknown)}"] if unknown else []
+    if problems:
+        raise ValueError("; ".join(problems))
     given = {key: value for key, value in row.items() if value is not None}
     return Answer(**given)
 

@@ -102,6 +102,13 @@ class CriticConfig(Config):
     seed: int = Field(0, ge=0)
     """Seed of the adapter, the order and the swaps."""
 
+    @property
+    def remarks(self) -> list[str]:
+        """What of the config has no effect, in words."""
+        if self.swap and self.objective == "yes_no" and "lip" not in self.questions:
+            return [f"swap={self.swap} has no effect: no question is called lip"]
+        return []
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not 1 <= len(self.questions) <= MAX_DIMENSIONS:

@@ -176,6 +176,7 @@ def import_file(name: str, path: Path) -> Imported:
     if name not in FORMATS:
         raise UsageError(f"unknown format '{name}'", f"choose one of {', '.join(FORMATS)}")
     answers: list[Answer] = []
+    rows: list[int] = []
     rejects: list[Reject] = []
     number = 0
     for number, row in read_rows(path):
@@ -185,13 +186,14 @@ def import_file(name: str, path: Path) -> Imported:
             for found in list(FORMATS[name](row)):
                 if isinstance(found, Answer):
                     answers.append(found)
+                    rows.append(number)
                 else:
                     rejects.append(Reject(number, found))
         except ValueError as error:
             rejects.append(Reject(number, str(error)))
     if not number:
         raise UsageError(f"{path} has no rows", "give a file with ratings")
-    return Imported(path, number, answers, rejects)
+    return Imported(path, number, answers, rows, rejects)
 
 
 def read_answers(path: Path) -> list[Answer]:

@@ -29,7 +29,7 @@ def plan_training(config: CriticConfig, output: Path) -> dict[str, Any]:
     size = 2 if wide else 4
     weights = config.model.weights
     here = weights == "nano" or Path(weights).is_dir()
-    return {
+    plan: dict[str, Any] = {
         "output": str(output),
         "ratings": config.ratings,
         "train_ratings": data.num_train,
@@ -49,3 +49,4 @@ def plan_training(config: CriticConfig, output: Path) -> dict[str, Any]:
         if engine.kind == "deepspeed"
         else "ft2 critic train ...",
     }
+    return plan | ({"remarks": config.remarks} if config.remarks else {})

@@ -170,6 +170,7 @@ class NsqConfig(Config):
         if not self.folders and self.pairing.max_per_condition > possible:
             raise ValueError(
                 f"pairing.max_per_condition {self.pairing.max_per_condition} is out of reach: "
-                f"{total} candidates give at most {possible} decided pairs"
+                f"{total} candidates give at most {possible} decided pairs; "
+                f"set it to {possible}, or num_candidates higher"
             )
         return self

@@ -9,7 +9,15 @@ import jinja2
 
 from ft2.errors import UsageError
 from ft2.nsq.stats_page import origin, read_stats
-from ft2.pairs import DIMENSIONS, LABELS, STORES, ClipRecord, read_clips, read_table
+from ft2.pairs import (
+    DIMENSIONS,
+    LABELS,
+    STORES,
+    ClipRecord,
+    read_clips,
+    read_table,
+    splits_of,
+)
 from ft2.runs import atomic_dir
 
 _COLUMNS = ["pair_id", "condition_id", "prompt", "clip_a", "clip_b", "model_a", "model_b"]
@@ -43,6 +51,18 @@ def write_gallery(dataset: Path, output: Path, split: str, count: int) -> dict[s
     conflicts = sum(row["conflict"] > 0 for row in rows)
     return {"page": str(output / "index.html"), "pairs": len(rows), "of": total,
             "with_conflict": conflicts}  # fmt: skip
+
+
+def first_split(dataset: Path) -> str:
+    """Return the first split that has pairs: train where it has any.
+
+    Raises:
+        UsageError: no such dataset, or no pairs at all.
+    """
+    for split in splits_of(dataset, "pairs"):
+        if read_table(dataset, "pairs", split).num_rows:
+            return split
+    raise UsageError(f"{dataset} has no pairs", "more candidates or conditions may give some")
 
 
 def _rows(dataset: Path, split: str) -> Iterator[dict[str, Any]]:

@@ -91,9 +91,7 @@ def import_pairs(
     with atomic_dir(output) as folder:
         pairs, clips = _merge(rows, refused, progress)
         if not pairs:
-            raise UsageError(
-                "no row could be imported:\n" + describe(refused), "is it the right FORMAT?"
-            )
+            raise UsageError("no row could be imported:\n" + describe(refused), _hint(refused))
         provenance = Provenance(f"imported: {format_name}", label_source, source="imported")
         made, content = _write_tables(folder, pairs, clips, split, provenance, layout)
         taken = {
@@ -129,6 +127,12 @@ def _write_tables(
     return made, content
 
 
+def _hint(refused: Refused) -> str:
+    if all(reason.startswith("no such file") for _, reason in refused.reasons):
+        return "paths in the rows are relative to the file: put it where they lead from"
+    return "is it the right FORMAT?"
+
+
 def describe(refused: Refused, count: int = 20) -> str:
     """Return the first refusals as lines, and how many more there are."""
     lines = [f"row {row}: {reason}" for row, reason in refused.reasons[:count]]
@@ -144,7 +148,7 @@ def _merge(
     clips: dict[str, Clip] = {}
     facts: dict[str, tuple[object, ...]] = {}
     for number, row in enumerate(rows, start=1):
-        progress.update("rows", number, number, f"{len(refused.reasons)} refused")
+        progress.update("rows", number, number + 1, f"{len(refused.reasons)} refused")
         try:
             looked = [look(path) for path in row.clips]
             a, b = (clip.clip_id for clip in looked)

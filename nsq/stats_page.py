@@ -29,6 +29,8 @@ def read_stats(dataset: Path) -> dict[str, Any]:
     Raises:
         UsageError: the directory is no finished dataset.
     """
+    if not dataset.is_dir():
+        raise UsageError(f"there is no directory '{dataset}'", "check the path")
     if not (dataset / "manifest.json").is_file():
         raise UsageError(
             f"{dataset} is not a finished dataset", "build it, or finish it with --resume"

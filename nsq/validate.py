@@ -63,6 +63,8 @@ def validate(root: Path, decode: Decode = "sample", seed: int = 0) -> dict[str, 
     Raises:
         UsageError: the directory is no dataset, or one of a newer ft2.
     """
+    if not root.is_dir():
+        raise UsageError(f"there is no directory '{root}'", "check the path")
     if not (root / "manifest.json").is_file():
         raise UsageError(
             f"{root} is not a finished dataset: it has no manifest.json",

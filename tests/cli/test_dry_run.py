@@ -72,6 +72,24 @@ def test_every_preset_is_planned(preset: str, inputs: Path, capsys: pytest.Captu
     assert sorted(inputs.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("tlpo train nano/expert-lip", "stage: expert"),
+        ("nsq build nano/nsq critic=runs/critic conditions=data/conditions.jsonl", "clips: 8"),
+    ],
+)
+def test_only_a_run_needs_an_output(
+    words: str, shown: str, inputs: Path, capsys: pytest.CaptureFixture[str]
+):
+    for more, code in ([], 2), (["-n"], 0):
+        with pytest.raises(SystemExit) as stop:
+            main([*words.split(), *more])
+        out, err = capsys.readouterr()
+        assert (stop.value.code, out == "") == (code, code == 2)
+        assert "--output" in err if code else shown in out
+
+
 @pytest.mark.parametrize("missing", ["--portrait", "--audio"])
 def test_a_plan_checks_the_files_of_the_command_line(
     missing: str, inputs: Path, capsys: pytest.CaptureFixture[str]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,34 @@ def test_a_run_directory_shows_its_state(tmp_path: Path, capsys: pytest.CaptureF
     )
     run.finish({"loss": 1.5})
     assert info(run.path, capsys)["result"] == {"loss": 1.5}
+
+
+def test_an_estimate_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = RunDir.open(tmp_path / "r", config=EngineConfig(), resume=False, argv=["ft2", "x"])
+    run.finish({"lip": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 8, "num_groups": 4}})
+    with pytest.raises(SystemExit):
+        main(["info", str(run.path)])
+    assert "  lip: 0.5 [0.25, 0.75] (n 8)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("data", "changed"), [(b"video", False), (b"other", True)])
+def test_a_generated_video_is_known_by_its_record(
+    data: bytes, changed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    record = {
+        "video": "me.mp4",
+        "video_sha256": hashlib.sha256(b"video").hexdigest(),
+        "made": "2026-11-20T14:00:49+00:00",
+        "inputs": {"portrait": {"path": "me.png"}, "audio": {"path": "me.wav"}},
+        "policy": None,
+        "config": {"seed": 7, "model": {"weights": "nano"}},
+    }
+    write_json(tmp_path / "me.json", record)
+    (tmp_path / "me.mp4").write_bytes(data)
+    for name in ("me.json", "me.mp4"):
+        found = info(tmp_path / name, capsys)
+        assert (found["what"], found["seed"], found["portrait"]) == ("generated video", 7, "me.png")
+        assert ("changed since" in found["video"]) == changed
 
 
 def test_adapters_policies_and_datasets_are_told_apart(

@@ -256,6 +256,7 @@ def test_rewards_as_openrlhf_asks_for_them(adapter, ratings, tmp_path):
         ({"clip": "a.mp4", "gold": {"lip": "A"}}, "none of yes"),
         ({"clip": "a.mp4", "gold": {"taste": "no"}}, "gold is an answer"),
         ({"clip": "absent.mp4"}, "no such clip"),
+        ({"clip": "clips.jsonl"}, "not a video"),
     ],
 )
 def test_clips_to_rate_are_checked_before_anything_starts(tmp_path, capsys, row, message):

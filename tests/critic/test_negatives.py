@@ -95,6 +95,13 @@ def test_training_mixes_them_in_and_reads_them_alike(config, spec):
     assert np.allclose(one[0], other[0], atol=1e-5)
 
 
+def test_swap_without_a_question_about_lips_is_remarked(config):
+    assert config.model_copy(update={"swap": 0.2}).remarks == []
+    other = config.model_copy(update={"swap": 0.2, "questions": {"light": "Is it lit?"}})
+    assert other.remarks == ["swap=0.2 has no effect: no question is called lip"]
+    assert other.model_copy(update={"swap": 0.0}).remarks == []
+
+
 def test_wrong_shares_and_kinds(config):
     given = config.model_dump()
     for negatives in ({"freeze": 2.0}, {"melt": 0.1}):

@@ -103,6 +103,8 @@ def test_other_formats(tmp_path, name, row, want):
         ("ft2", {"clip": "a", "dimension": "lip", "answer": "Yes"}, "answer 'Yes' is not one of"),
         ("ft2", {"clip": "a", "dimension": "lip", "answer": "A"}, "answer 'A' is not one of"),
         ("ft2", {"clip": "a", "dimension": "lip", "answer": "no", "x": 1}, "unknown keys: x"),
+        ("ft2", {"clip": "a", "lip": "no"}, "missing keys: dimension, answer; unknown keys: lip"),
+        ("ft2", {"video": "a.mp4", "lip": True}, "ft2 critic train takes it"),
         ("ft2", {"clip": "a", "dimension": "lip", "answer": "no", "time": "noon"}, "ISO 8601"),
         ("ft2", {"clip": "a", "dimension": "lip", "answer": "no", "share": 1.5}, "share must"),
         ("ft2", {"clip": 7, "dimension": "lip", "answer": "no"}, "clip must be a text"),

@@ -88,6 +88,22 @@ def test_all_problems_come_at_once_with_lines_and_suggestions(tmp_path: Path):
     assert error.value.exit_code == 2
 
 
+def test_a_config_of_another_command_is_told_from_a_misspelt_one():
+    from ft2.generator.config import GenerateConfig
+
+    with pytest.raises(UsageError) as error:
+        load_config(GenerateConfig, "full/expert-lip")
+    assert "'full/expert-lip' is no GenerateConfig" in problems(error)
+    assert "presets that fit: nano/generate, full/generate" in str(error.value.hint)
+
+
+def test_a_nested_key_with_a_word_more_is_suggested():
+    from ft2.tlpo.config import ExpertConfig
+
+    with pytest.raises(UsageError, match=r"'loop\.num_steps'"):
+        load_config(ExpertConfig, "nano/expert-lip", ["steps=3"])
+
+
 def test_an_error_in_a_list_names_its_line(tmp_path: Path):
     path = write(tmp_path, "stages:\n  - rate: 1\n  - rate: 2\n    stepz: 3\n")
     with pytest.raises(UsageError) as error:

@@ -101,6 +101,19 @@ def test_page_and_markdown_show_clips_failures_and_papers(compared):
     assert "| lips: correlation |" in marked
 
 
+def test_the_terminal_table_of_a_comparison_is_at_most_100_columns_wide(compared):
+    from ft2.cli.evaluate_page import table_text
+
+    result = json.loads((compared / "result.json").read_text())
+    result["run"]["label"] = "a folder of a rather long name"
+    text, _, _ = table_text(result).partition("Intervals are")
+    table = text.splitlines()[:-1]
+    assert max(map(len, table)) <= 100
+    rows = [line for line in table if "lips: correlation" in line]
+    assert [line.count("[") for line in rows] == [2, 2]
+    assert "difference" in text
+
+
 def test_resume_reads_back_and_measures_only_what_changed(compared, capsys):
     argv = [compared.parent / "good", "metrics=[face,lips]", "--against", compared.parent / "bad"]
     code, out, _ = run(capsys, *argv, "-o", compared)

@@ -151,7 +151,7 @@ def test_videoalign_dimensions_of_one_pair_meet_in_one_row(tmp_path: Path) -> No
     )
     for text in (
         "MQ is '22', not one of", "lower opinion score", "says otherwise about quality",
-        "no sound", "nobody.mp4", "now with ('y'",
+        "no sound", "row 6: no such file", "now with ('y'",
     ):  # fmt: skip
         assert text in result.stderr, text
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,23 @@ def test_win_rates_sum_over_splits() -> None:
 
     (row,) = win_rates({"splits": [split(3, 1, 10, 0.2), split(0, 4, 30, 0.6)]})
     assert row["lip"] == {"score": pytest.approx(0.5), "wins": 3 / 8, "met": 8}
+
+
+def test_view_takes_the_first_split_that_has_pairs(dataset: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "only-test"
+    shutil.copytree(dataset, copied)
+    for path in (copied / "data").rglob("*.arrow"):
+        if not path.name.startswith("test-"):
+            path.unlink()
+    done = CliRunner().invoke(app, ["view", str(copied), "-o", str(tmp_path / "page")])
+    assert done.exit_code == 0, done.output
+    assert "split: test" in done.stderr
+    assert (tmp_path / "page" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("command", ["view", "stats", "validate"])
+def test_a_wrong_path_is_called_one(command: str, tmp_path: Path) -> None:
+    more = ["-o", str(tmp_path / "page")] if command == "view" else []
+    done = CliRunner().invoke(app, [command, str(tmp_path / "nope"), *more])
+    assert isinstance(done.exception, UsageError)
+    assert "there is no directory" in str(done.exception)

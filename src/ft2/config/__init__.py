@@ -49,6 +49,7 @@ def load_config(
     origins: dict[Location, str] = {}
     if source is not None:
         data = read_yaml(source_path(source), origins)
+    _refuse_other_kind(cls, source, data)
     data = merge_defaults(cls, data)
     problems: list[str] = []
     for text in overrides:
@@ -62,9 +63,35 @@ def load_config(
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UsageError(
             f"{count} with the {cls.__name__}{where}:\n" + "\n".join(f"  {p}" for p in problems),
-            "`ft2 config show PRESET` prints every key of a preset with its value",
+            _where_keys_are(cls),
         )
     return config
+
+
+def _refuse_other_kind(
+    cls: type[BaseModel], source: str | Path | None, data: Mapping[str, Any]
+) -> None:
+    """Refuse a file that was written for another command: most of its keys are unknown."""
+    unknown = [key for key in data if key not in cls.model_fields]
+    if len(unknown) > 3 and 2 * len(unknown) > len(data):
+        fitting = _fitting_presets(cls)
+        raise UsageError(
+            f"'{source}' is no {cls.__name__}; it has other keys: {', '.join(unknown)}",
+            f"presets that fit: {', '.join(fitting)}" if fitting else _where_keys_are(cls),
+        )
+
+
+def _where_keys_are(cls: type[BaseModel]) -> str:
+    fitting = _fitting_presets(cls)
+    if fitting:
+        return f"`ft2 config show {fitting[0]}` prints every key with its value"
+    return f"its keys are {', '.join(cls.model_fields)}"
+
+
+def _fitting_presets(cls: type[BaseModel]) -> list[str]:
+    """Return the packaged presets that have only keys of this model, the smaller family first."""
+    names = sorted(preset_names(), key=lambda name: not name.startswith("nano/"))
+    return [n for n in names if set(read_yaml(preset_path(n), {})) <= set(cls.model_fields)]
 
 
 def dump_yaml(config: BaseModel) -> str:

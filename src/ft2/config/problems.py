@@ -37,9 +37,10 @@ def _suggest_key(cls: type[BaseModel], loc: Location) -> str:
     prefix = ".".join(str(part) for part in loc[:-1])
     dotted = {name: f"{prefix}.{name}" if prefix else name for name in siblings}
     near = [dotted[n] for n in difflib.get_close_matches(str(loc[-1]), siblings, n=2, cutoff=0.6)]
-    if not near:
-        deep = [key for key in _all_keys(cls) if key.split(".")[-1] == str(loc[-1])]
-        near = deep[:2]
+    last = {key: key.split(".")[-1] for key in _all_keys(cls)}
+    exact = [key for key, name in last.items() if name == loc[-1]]
+    near += exact or [key for key, name in last.items() if name.endswith(f"_{loc[-1]}")]
+    near = list(dict.fromkeys(near))[:3]
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 

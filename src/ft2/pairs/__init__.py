@@ -14,6 +14,7 @@ from ft2.pairs.read import (
     read_pairs,
     read_table,
     shard_paths,
+    splits_of,
 )
 from ft2.pairs.records import (
     DIMENSIONS,
@@ -60,5 +61,6 @@ __all__ = [
     "read_pairs",
     "read_table",
     "shard_paths",
+    "splits_of",
     "view_schema",
 ]

@@ -32,13 +32,26 @@ def shard_paths(dataset_dir: Path, table: Table, split: str) -> list[Path]:
     """
     paths = sorted((dataset_dir / "data" / table).glob(f"{split}-*-of-*.arrow"))
     if not paths:
-        folder = dataset_dir / "data" / table
-        splits = sorted({p.name.split("-")[0] for p in folder.glob("*.arrow")})
+        there = splits_of(dataset_dir, table)
         raise UsageError(
-            f"{dataset_dir} has no {table} of split {split!r}",
-            hint=f"splits there: {', '.join(splits)}" if splits else "build it: ft2 nsq build",
+            f"{dataset_dir} has no {table} of split {split!r}", f"splits there: {', '.join(there)}"
         )
     return paths
+
+
+def splits_of(dataset_dir: Path, table: Table) -> list[str]:
+    """Return the splits of which a dataset has a table, train first, then by name.
+
+    Raises:
+        UsageError: no such directory, or one without any such table.
+    """
+    if not dataset_dir.is_dir():
+        raise UsageError(f"there is no directory '{dataset_dir}'", "check the path")
+    folder = dataset_dir / "data" / table
+    splits = {p.name.split("-")[0] for p in folder.glob("*-of-*.arrow")}
+    if not splits:
+        raise UsageError(f"{dataset_dir} has no {table}", "build a dataset: ft2 nsq build")
+    return sorted(splits, key=lambda split: (split != "train", split))
 
 
 def read_table(dataset_dir: Path, table: Table, split: str) -> pa.Table:
