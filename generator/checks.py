@@ -81,6 +81,8 @@ def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Pa
             f"the audio lasts {whole:.2f} s: {len(starts)} windows of {clip.seconds:.2f} s that"
             f" share {config.long.overlap_frames} frames"
         )
+    if media.num_channels(audio) > 2 and not media.copyable_sound(audio, whole):
+        remarks.append(f"the video gets the {media.num_channels(audio)} channels mixed to stereo")
     said = picture.remarks + remarks
     return Inputs(picture.picture, sound, frames, starts, said, clip, media.sound_rate(audio))
 

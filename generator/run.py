@@ -160,10 +160,10 @@ class Talker:
         seed: int,
         output: Path,
     ) -> Record:
-        """Write the mp4, its sound at the file's own rate, and return its record."""
-        rate = inputs.sound_rate
-        sound = media.read_audio(job.audio, rate)
-        sound = sound[: round(len(inputs.audio) * rate / inputs.clip.sample_rate)]
+        """Write the mp4 with the file's own sound (AAC is copied), and return its record."""
+        rate, heard = inputs.sound_rate, len(inputs.audio) / inputs.clip.sample_rate
+        copied = media.copyable_sound(job.audio, heard)
+        sound = None if copied else media.read_channels(job.audio, rate)[:, : round(heard * rate)]
         try:
             media.write_video(
                 output,
@@ -173,6 +173,7 @@ class Talker:
                 sample_rate=rate,
                 crf=job.config.crf,
                 metadata={"comment": f"made by ft2 {version('ft2')}, seed {seed}"},
+                copied=job.audio if copied else None,
             )
         except OSError as error:
             raise RunError(f"cannot write '{output}': {error.strerror}", RESUME) from error
@@ -180,6 +181,7 @@ class Talker:
         return {
             "video": str(output),
             "video_sha256": hash_file(output),
+            "sound": "copied" if copied else f"encoded, {rate} Hz",
             **base,
             "config": config,
         }

@@ -295,7 +295,7 @@ def test_a_person_makes_two_videos_in_a_browser_and_ends_it(trained, given, tmp_
     finally:
         browser.close()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "Traceback" not in said
     assert "finished videos are in 'videos'" in said

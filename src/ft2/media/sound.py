@@ -20,6 +20,9 @@ from ft2.runs import write_atomic
 
 Audio = NDArray[np.float32]
 
+_FRAME_SECONDS = 0.05
+"""AAC comes in frames of 1024 samples, so that its stream ends up to one (and its priming) late."""
+
 _JITTER_SECONDS = 0.02
 """Time stamps of containers with coarse clocks jump by less than this; larger jumps are gaps."""
 
@@ -38,29 +41,7 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> Audio:
         UsageError: The file is missing, unreadable, has no sound, a value that is not finite, or
             channels that cancel out in the mono mix.
     """
-    with opened(path) as container:
-        if not container.streams.audio:
-            raise UsageError(f"no sound in {path}", "give a file that has an audio track")
-        stream = container.streams.audio[0]
-        origin: float | None = None
-        if container.streams.video:
-            video = container.streams.video[0]
-            if video.start_time is not None and video.time_base is not None:
-                origin = float(video.start_time * video.time_base)
-        try:
-            pieces, rate = _decode_samples(container, stream, origin)
-        except (FFmpegError, ValueError) as error:
-            raise unreadable(path, error) from error
-    if not pieces:
-        raise UsageError(f"the audio track of {path} is empty", "give a file that has sound")
-    every = _joined(pieces)
-    wrong = np.flatnonzero(~np.isfinite(every).all(axis=0))
-    if len(wrong):
-        raise UsageError(
-            f"the sound of {path} has {len(wrong)} samples that are not finite,"
-            f" the first is sample {wrong[0]} ({wrong[0] / rate:.3f} s)",
-            "export the sound again",
-        )
+    every, rate = _decoded(path)
     mono = every.mean(axis=0, dtype=np.float64).astype(np.float32)
     loud, mixed = np.abs(every).max(initial=0.0), np.abs(mono).max(initial=0.0)
     if loud > 1e-3 and mixed < 0.02 * loud:
@@ -69,6 +50,47 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> Audio:
             "one is the inverse of the other: give a file with one channel",
         )
     return resample(mono, rate, sample_rate)
+
+
+def read_channels(path: str | Path, sample_rate: int) -> Audio:
+    """Decode the sound of a file to float32 [C, N] in [-1, 1], one channel or two.
+
+    Placed in time as by `read_audio`; more than two channels are mixed to stereo, as FFmpeg does.
+
+    Raises:
+        UsageError: The file is missing, unreadable, has no sound or a value that is not finite.
+    """
+    every, rate = _decoded(path, "stereo" if num_channels(path) > 2 else None)
+    return np.stack([resample(channel, rate, sample_rate) for channel in every])
+
+
+def copyable_sound(path: str | Path, seconds: float) -> bool:
+    """Return whether an mp4 can take a file's sound as it is, packet by packet.
+
+    It is AAC with its header apart (as in m4a and mp4), begins at time 0 and with the picture, if
+    there is one, and is no longer than `seconds`.
+    """
+    with opened(path) as container:
+        stream = container.streams.audio[0] if container.streams.audio else None
+        if stream is None or stream.codec_context.name != "aac" or stream.duration is None:
+            return False
+        starts = [
+            float((s.start_time or 0) * s.time_base)
+            for s in (*container.streams.audio[:1], *container.streams.video[:1])
+        ]
+        apart = bool(stream.codec_context.extradata)
+        whole = float(stream.duration * stream.time_base)
+    return apart and max(map(abs, starts)) < 1e-3 and whole <= seconds + _FRAME_SECONDS
+
+
+def num_channels(path: str | Path) -> int:
+    """Return how many channels a file's sound has, 0 without sound.
+
+    Raises:
+        UsageError: The file is unreadable.
+    """
+    with opened(path) as container:
+        return int(container.streams.audio[0].channels) if container.streams.audio else 0
 
 
 def sound_rate(path: str | Path) -> int:
@@ -82,6 +104,34 @@ def sound_rate(path: str | Path) -> int:
             raise UsageError(f"no sound in {path}", "give a file that has an audio track")
         rate = int(container.streams.audio[0].rate or 0)
     return rate if rate in AAC_RATES else 48000
+
+
+def _decoded(path: str | Path, layout: str | None = None) -> tuple[Audio, int]:
+    """Return all channels [C, N], in time and finite, and their rate; `layout` mixes them."""
+    with opened(path) as container:
+        if not container.streams.audio:
+            raise UsageError(f"no sound in {path}", "give a file that has an audio track")
+        stream = container.streams.audio[0]
+        origin: float | None = None
+        if container.streams.video:
+            video = container.streams.video[0]
+            if video.start_time is not None and video.time_base is not None:
+                origin = float(video.start_time * video.time_base)
+        try:
+            pieces, rate = _decode_samples(container, stream, origin, layout)
+        except (FFmpegError, ValueError) as error:
+            raise unreadable(path, error) from error
+    if not pieces:
+        raise UsageError(f"the audio track of {path} is empty", "give a file that has sound")
+    every = _joined(pieces)
+    wrong = np.flatnonzero(~np.isfinite(every).all(axis=0))
+    if len(wrong):
+        raise UsageError(
+            f"the sound of {path} has {len(wrong)} samples that are not finite,"
+            f" the first is sample {wrong[0]} ({wrong[0] / rate:.3f} s)",
+            "export the sound again",
+        )
+    return every, rate
 
 
 def _joined(pieces: list[tuple[int, Audio]]) -> Audio:
@@ -103,9 +153,10 @@ def resample(audio: Audio, rate: int, target: int) -> Audio:
 
 
 def fit_audio(audio: Audio, num_samples: int) -> Audio:
-    """Return exactly `num_samples` samples: cut at the end, or padded with silence."""
-    audio = np.asarray(audio, np.float32)[:num_samples]
-    return np.pad(audio, (0, num_samples - len(audio)))
+    """Return [..., N] with exactly `num_samples`: cut at the end, or padded with silence."""
+    audio = np.asarray(audio, np.float32)[..., :num_samples]
+    missing = num_samples - audio.shape[-1]
+    return np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, missing)])
 
 
 def write_wav(path: str | Path, audio: Audio, sample_rate: int = 16000) -> None:
@@ -122,10 +173,11 @@ def _decode_samples(
     container: Any,
     stream: Any,
     origin: float | None,
+    layout: str | None,
 ) -> tuple[list[tuple[int, Audio]], int]:
     """Return (position, samples [C, n]) pieces relative to `origin`, and their rate."""
     rate = int(stream.rate)
-    to_float = av.AudioResampler(format="fltp", rate=rate)
+    to_float = av.AudioResampler(format="fltp", rate=rate, layout=layout)
     pieces: list[tuple[int, Audio]] = []
     cursor: int | None = None
     for decoded in container.decode(stream):

@@ -23,6 +23,7 @@ from ft2.runs import write_atomic
 if TYPE_CHECKING:
     from ft2.config import ClipFormat
 
+_LAYOUTS = {1: "mono", 2: "stereo"}
 _REPEATABLE = {"x264-params": "mbtree=0"}
 """x264's macroblock tree reads memory it never wrote when a picture is a few macroblocks wide, so
 the same 64-pixel clip came out in a dozen versions; without it every run writes the same bytes."""
@@ -103,6 +104,7 @@ def write_video(
     sample_rate: int = 16000,
     crf: int = 10,
     metadata: Mapping[str, str] | None = None,
+    copied: str | Path | None = None,
 ) -> None:
     """Write frames (and sound) as mp4, h264 yuv420p and AAC, complete or not at all.
 
@@ -110,15 +112,18 @@ def write_video(
         path: Destination; missing folders are made.
         frames: uint8 [F, H, W, 3] RGB, H and W even.
         fps: Frames per second; 12.5 becomes 25/2.
-        audio: float32 [N] in [-1, 1] mono, fitted to the length of the picture, or None.
+        audio: float32 [N] (mono) or [1 or 2, N] in [-1, 1], fitted to the length of the picture, or
+            None.
         sample_rate: Rate of `audio` in Hz.
         crf: Quality of x264, 0 (best) to 51.
         metadata: Text tags stored in the file.
+        copied: File whose AAC sound is taken over packet by packet instead of `audio`; see
+            `copyable_sound`.
 
     Raises:
         UsageError: Odd sizes, no frames, or another type or shape.
     """
-    write_atomic(Path(path), encode_mp4(frames, fps, audio, sample_rate, crf, metadata))
+    write_atomic(Path(path), encode_mp4(frames, fps, audio, sample_rate, crf, metadata, copied))
 
 
 def encode_mp4(
@@ -128,6 +133,7 @@ def encode_mp4(
     sample_rate: int = 16000,
     crf: int = 10,
     metadata: Mapping[str, str] | None = None,
+    copied: str | Path | None = None,
 ) -> bytes:
     """Return the bytes of the mp4 that `write_video` writes."""
     _check_frames(frames)
@@ -142,10 +148,14 @@ def encode_mp4(
         picture.width, picture.height = frames.shape[2], frames.shape[1]
         picture.pix_fmt = "yuv420p"
         picture.codec_context.thread_count = 1
-        sound = None
+        sound = target = None
+        if copied is not None:
+            with opened(copied) as source:
+                target = container.add_stream_from_template(source.streams.audio[0])
         if audio is not None:
-            sound = container.add_stream("aac", rate=sample_rate, layout="mono")
-            sound.bit_rate = min(128_000, sample_rate * 6)
+            audio = np.atleast_2d(audio)
+            sound = container.add_stream("aac", rate=sample_rate, layout=_LAYOUTS[len(audio)])
+            sound.bit_rate = len(audio) * min(128_000, sample_rate * 6)
         for index, frame in enumerate(frames):
             shown = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             shown.pts, shown.time_base = index, 1 / rate
@@ -155,6 +165,8 @@ def encode_mp4(
             fitted = fit_audio(audio, round(len(frames) / rate * sample_rate))
             container.mux(sound.encode(_audio_frame(fitted, sample_rate)))
             container.mux(sound.encode(None))
+        if target is not None and copied is not None:
+            _copy_packets(container, target, copied)
     return buffer.getvalue()
 
 
@@ -206,8 +218,17 @@ def _check_frames(frames: Frames) -> None:
 
 
 def _audio_frame(audio: Audio, sample_rate: int) -> av.AudioFrame:
-    planar = np.ascontiguousarray(audio[None], np.float32)
-    frame = av.AudioFrame.from_ndarray(planar, format="fltp", layout="mono")
+    planar = np.ascontiguousarray(audio, np.float32)
+    frame = av.AudioFrame.from_ndarray(planar, format="fltp", layout=_LAYOUTS[len(audio)])
     frame.sample_rate = sample_rate
     frame.pts, frame.time_base = 0, Fraction(1, sample_rate)
     return frame
+
+
+def _copy_packets(container: Any, target: Any, path: str | Path) -> None:
+    """Add the packets of a file's sound, with their times, to a stream made for them."""
+    with opened(path) as source:
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = target
+                container.mux(packet)
