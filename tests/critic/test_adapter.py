@@ -62,6 +62,25 @@ def test_presets_on_the_meta_device(preset, parameters, text, vision, audio):
     assert all("language_model.layers" in name for name in trained)
 
 
+@pytest.mark.parametrize(
+    ("preset", "tied", "billions", "without_embedding"),
+    [("full/critic", False, 7.61, 6.53), ("full/critic-3b", True, 3.09, 2.77)],
+)
+def test_decoders_have_the_sizes_of_qwens_cards(preset, tied, billions, without_embedding):
+    """Qwen2.5-7B and -3B say how many weights they have; Omni's decoders are built like them.
+
+    No file of Qwen2.5-Omni-3B was at hand: its towers are the 7B's with outputs of 2048.
+    """
+    spec = load_config(CriticConfig, preset).model
+    embedding = spec.text.vocab_size * spec.text.hidden_size
+    own = decoder_size(spec.text)
+    assert (own - embedding) / 1e9 == pytest.approx(without_embedding, abs=0.01)
+    assert (own + (0 if tied else embedding)) / 1e9 == pytest.approx(billions, abs=0.01)
+    if preset.endswith("3b"):
+        larger = load_config(CriticConfig, "full/critic").model
+        assert (spec.vision, spec.audio) == (larger.vision, larger.audio)
+
+
 def card(spec):
     return CriticCard(QUESTIONS, spec.model_dump(mode="json"), "", dict.fromkeys(DIMENSIONS, 0.5))
 
