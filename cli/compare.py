@@ -1,6 +1,6 @@
 """A comparison of methods, judged by the ground truth of puppets (`ft2 tlpo compare`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -144,15 +144,20 @@ def ask_critic(critic: TalkingCritic, rows: Rows, folder: Path) -> Rows:
     return found
 
 
-def report_page(table: dict[str, Any]) -> str:
+def report_page(
+    table: dict[str, Any],
+    title: str = "Methods compared",
+    columns: Sequence[str] = (*COLUMNS, *CRITIC_COLUMNS),
+    base: str = BASE,
+) -> str:
     """Return the table's page: one chart of differences to the base for each column."""
-    parts = ["<h1>Methods compared</h1>"]
+    parts = [f"<h1>{escape(title)}</h1>"]
     parts += [
-        f'<p class="note">Difference to the base on {table["conditions"]} held-out conditions, '
+        f'<p class="note">Difference to {base} on {table["conditions"]} held-out conditions, '
         f"{len(table['seeds'])} training seeds, 95 % intervals over utterances.</p>",
         '<div class="charts">',
     ]
-    for column in (*COLUMNS, *CRITIC_COLUMNS):
+    for column in columns:
         rows = [
             ScoreRow(name, {column: _estimate(cells[column])})
             for name, cells in table["difference_to_base"].items()
@@ -160,9 +165,9 @@ def report_page(table: dict[str, Any]) -> str:
         ]  # fmt: skip
         if not rows:
             continue
-        chart = charts.dots(rows, column, f"{column}: difference to {BASE}")
+        chart = charts.dots(rows, column, f"{column}: difference to {base}")
         parts.append(f"<figure><b>{escape(column)}</b>{chart}</figure>")
-    return page("Methods compared", [*parts, "</div>"])
+    return page(title, [*parts, "</div>"])
 
 
 def _estimate(cell: Mapping[str, Any]) -> Estimate:

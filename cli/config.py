@@ -23,6 +23,7 @@ KINDS = {
     "generator-clip": "ft2.generator.config:TrainConfig",
     "generator-frame": "ft2.generator.config:TrainConfig",
     "generator-branches": "ft2.generator.config:TrainConfig",
+    "generator-ablation": "ft2.cli.ablate_config:AblationConfig",
     "generate": "ft2.generator.config:GenerateConfig",
     "demo": "ft2.cli.demo_config:DemoConfig",
 }

@@ -15,6 +15,7 @@ from ft2.cli.options import (
     Verbose,
     emit,
     make_progress,
+    say,
     split_config_args,
 )
 from ft2.errors import UsageError
@@ -115,6 +116,33 @@ def train(
         config, output, resume=resume, speech=load_speech, progress=make_progress(quiet)
     )
     emit({"output": str(output), **result}, json)
+
+
+@app.command()
+def ablate(
+    args: ConfigArgs = None,
+    output: Output = Path("runs/ablation"),
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train without a stage, the lip mask or the identity, and compare by puppets' ground truth."""
+    from ft2.cli.ablate import check_inputs, run_ablation
+    from ft2.cli.ablate_config import AblationConfig
+    from ft2.config import load_config
+    from ft2.runs import check_output
+
+    settings = load_config(AblationConfig, *split_config_args(args))
+    plan = check_inputs(settings, output)
+    if dry_run:
+        emit(plan, json)
+        return
+    check_output(output, resume=resume)
+    table = run_ablation(settings, output, resume=resume, progress=make_progress(quiet))
+    say(f"the table is in {output / 'table.md'}, its charts in {output / 'report.html'}")
+    shown = {name: table[name] for name in ("conditions", "seeds", "difference_to_base")}
+    emit({"output": str(output), **shown}, json)
 
 
 def load_speech() -> "list[Speech]":

@@ -28,6 +28,8 @@ class DropoutConfig(Config):
     """The prompt becomes the empty prompt."""
     image: float = Field(0.1, ge=0, le=1)
     """The picture's embedding becomes zero; the image latents stay."""
+    picture: float = Field(0.0, ge=0, le=1)
+    """Embedding and image latents both become zero: only the face embedding tells who it is."""
     audio: float = Field(0.1, ge=0, le=1)
     """The audio branch is scaled by zero."""
     identity: float = Field(0.0, ge=0, le=1)
@@ -100,6 +102,8 @@ class TrainConfig(Config):
     """Weights to start from, or an architecture and ``weights: none`` to start from nothing."""
     start: str | None = None
     """Run directory of an earlier stage, whose averaged weights are the start."""
+    fresh: tuple[Literal["audio", "identity", "motion"], ...] = ()
+    """Parts that start anew although the weights have them; ``audio`` is the audio branch."""
     freeze_base: bool = False
     """Train only ``model.branches``; the transformer with its audio branch stays as it is."""
     steps: int = Field(1000, ge=1)
@@ -200,6 +204,8 @@ class GenerateConfig(Config):
     """Classifier-free guidance."""
     audio_scale: float = Field(1.0, ge=0)
     """Strength of the audio branch."""
+    whole_audio: bool = False
+    """Let every frame hear all of the clip's sound: for a model of the clip stage alone."""
     seed: int = Field(0, ge=0)
     """Seed of the noise."""
     num_seeds: int = Field(1, ge=1)

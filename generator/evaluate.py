@@ -64,12 +64,15 @@ def correlations(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDAr
     return np.asarray((a * b).sum(1) / np.maximum(scale, 1e-9))
 
 
-def conditions_of(model: TalkingModel, clips: Clips, index: NDArray[np.intp]) -> Conditioning:
+def conditions_of(
+    model: TalkingModel, clips: Clips, index: NDArray[np.intp], whole_audio: bool = False
+) -> Conditioning:
     """Return the conditions of the chosen clips: first frame, sound, caption."""
     return model.encode_conditions(
         clips.frames[index, 0],
         [clips.audio[i] for i in index],
         [clips.captions[i] for i in index],
+        whole_audio,
     )
 
 
@@ -81,7 +84,8 @@ def sample_clips(
     for start in range(0, len(index), config.batch_size):
         part = index[start : start + config.batch_size]
         keys = [(str(i), 0) for i in part]
-        parts.append(generate_batch(model, conditions_of(model, clips, part), keys, config))
+        cond = conditions_of(model, clips, part, config.whole_audio)
+        parts.append(generate_batch(model, cond, keys, config))
     return np.concatenate(parts)
 
 

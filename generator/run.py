@@ -84,7 +84,9 @@ class Talker:
             psnr = check_portrait(self.model, inputs.portrait, job.config.min_portrait_psnr)
             heard = window_audio(inputs.audio, 0, inputs.clip)
             motion = (job.config.motion.face, job.config.motion.body)
-            cond = self.model.encode_condition(inputs.portrait, heard, job.config.prompt, motion)
+            cond = self.model.encode_condition(
+                inputs.portrait, heard, job.config.prompt, motion, job.config.whole_audio
+            )
         base = job_record(job)
         base |= {
             "seconds": round(inputs.frames / inputs.clip.fps, 4),

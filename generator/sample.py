@@ -236,4 +236,7 @@ class Sampler:
         portrait = load_portrait(condition.portrait, clip, self.config.portrait_margin)
         audio, _ = load_sound(condition.audio, clip)
         motion = (self.config.motion.face, self.config.motion.body)
-        return self.model.encode_condition(portrait, audio, condition.prompt, motion), audio
+        cond = self.model.encode_condition(
+            portrait, audio, condition.prompt, motion, self.config.whole_audio
+        )
+        return cond, audio

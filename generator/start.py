@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from ft2.errors import UsageError
 from ft2.generator.config import TrainConfig
@@ -11,10 +14,11 @@ from ft2.generator.data import Clips
 from ft2.generator.face_training import train_face_tower
 from ft2.generator.prepare import Speech, prepare_model
 from ft2.runs import Progress, RunDir, load_tensors, save_tensors
-from ft2.wan.branches import branch_path
+from ft2.wan.block import TalkingBlock
+from ft2.wan.branches import add_branches, branch_path
 from ft2.wan.face import FaceTower, arcface_path
 from ft2.wan.model import TalkingModel
-from ft2.wan.spec import WanSpec
+from ft2.wan.spec import Branch, WanSpec
 from ft2.wan.weights import (
     load_parts,
     load_talking_model,
@@ -22,6 +26,9 @@ from ft2.wan.weights import (
     save_model,
     weights_dir,
 )
+
+Part = Literal["audio", "identity", "motion"]
+"""What training can start anew."""
 
 HINT = "run `ft2 generator measure --data DIR`, or make clips with `ft2 generator prepare`"
 
@@ -51,6 +58,12 @@ def check_training(config: TrainConfig, clips: Clips) -> None:
     if config.freeze_base and not config.model.branches:
         raise UsageError(
             "freeze_base leaves nothing to train", "set model.branches=[identity,motion]"
+        )
+    lacking = [part for part in config.fresh if part not in ("audio", *config.model.branches)]
+    if lacking:
+        raise UsageError(
+            f"fresh={','.join(config.fresh)}: the model has no branch {lacking[0]}",
+            f"add it to model.branches, or leave {lacking[0]} out of fresh",
         )
     if config.ema_decay and config.engine.kind == "deepspeed" and config.engine.zero_stage == 3:
         raise UsageError(
@@ -88,13 +101,33 @@ def starting_model(
         spec = spec.model_copy(update={"weights": str(prepared), "architecture": None})
     model = load_talking_model(spec, fresh_branches=True)
     directory = weights_dir(spec)
-    intensity = model.dit.intensity
-    if intensity is not None and not branch_path(directory, "motion").is_file():
+    start_anew(model, config.fresh, config.seed)
+    intensity, known = model.dit.intensity, branch_path(directory, "motion").is_file()
+    if intensity is not None and ("motion" in config.fresh or not known):
         assert clips.motion is not None
         intensity.set_range(clips.motion)
     if isinstance(model.face, FaceTower) and not (directory / "face.safetensors").is_file():
         _face_tower(model.face, prepared / "face.safetensors", config, clips, progress)
     return model
+
+
+def start_anew(model: TalkingModel, parts: Sequence[Part], seed: int) -> None:
+    """Give parts of a loaded model the weights that they begin with, in place.
+
+    A fresh audio branch says nothing (its values are zero), nor do fresh branches: what is left
+    is the video model beneath, with whatever the other layers have learned beside them.
+    """
+    if "audio" in parts:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model.dit.proj_model.proj.reset_parameters()
+        model.dit.proj_model.norm.reset_parameters()
+        for block in model.dit.blocks:
+            assert isinstance(block, TalkingBlock)
+            for layer in (block.attn2.processor.k_proj, block.attn2.processor.v_proj):
+                torch.nn.init.zeros_(layer.weight)
+    anew: list[Branch] = [branch for branch in model.branches if branch in parts]
+    add_branches(model.dit, model.architecture, anew, seed)
 
 
 def _face_tower(

@@ -115,6 +115,9 @@ def draw_batch(config: TrainConfig, data: Encoded, architecture: Architecture, s
         weight = lip_weights(data.lips[index], config.lip_background)
     known = torch.rand(size, generator=generator) >= config.dropout.identity
     identity_scale = architecture.identity.scale * known.float()
+    blind = torch.rand(size, generator=generator) < config.dropout.picture
+    cond.image[blind] = 0
+    cond.latents_mask_y[blind, 4:] = 0
     return Batch(x, noise, sigma, cond, audio_scale, weight, identity_scale)
 
 

@@ -150,7 +150,8 @@ def sample_long(
         given, carried, overlap = cond, None, 0
         if parts:
             overlap = config.long.overlap_frames
-            heard, mask = model.encode_audio([window_audio(audio, start, model.clip)])
+            sound = window_audio(audio, start, model.clip)
+            heard, mask = model.encode_audio([sound], config.whole_audio)
             given = replace(cond, audio=heard.to(cond.audio), audio_mask=mask.to(model.device))
             tail = torch.from_numpy(parts[-1][-overlap:])[None]
             given, carried = model.continue_from(given, tail)

@@ -24,6 +24,11 @@ MODELS = {
     "generator": ("Base generator", "ft2 generator train", KINDS["generator-clip"]),
     "demo": ("Demo", "ft2 demo", KINDS["demo"]),
     "compare": ("Comparing methods", "ft2 tlpo compare", "ft2.cli.compare_config:CompareConfig"),
+    "ablate": (
+        "Ablating base training",
+        "ft2 generator ablate",
+        "ft2.cli.ablate_config:AblationConfig",
+    ),
     "evaluate": ("Evaluation", "ft2 evaluate", "ft2.metrics.config:EvaluateConfig"),
     "study": ("User study", "ft2 study serve", "ft2.metrics.config:StudyConfig"),
     "plan": ("Conditions from lists", "ft2 nsq plan", "ft2.nsq.plan:PlanConfig"),

@@ -2,22 +2,28 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 from test_base_training import KillAt, Killed
 
 from ft2 import faces, media
 from ft2.__main__ import main
 from ft2.errors import UsageError
+from ft2.generator import train
 from ft2.generator.config import TrainConfig
 from ft2.generator.data import read_clips
 from ft2.generator.encode import lip_latents
-from ft2.generator.train import train_generator
+from ft2.generator.start import start_anew
+from ft2.generator.train import Batch, draw_batch, train_generator
 from ft2.puppet import identities
 from ft2.wan.spec import WanSpec
+from ft2.wan.weights import load_talking_model
 
 TINY_BRANCHES = {
     "identity": {"encoder": "face_tower", "size": 32, "features": 8, "face_tokens": 2,
@@ -101,6 +107,57 @@ def test_what_branches_need_is_said_before_work_starts(
     with pytest.raises(UsageError, match=r"ema_decay=0\.999 with ZeRO"):
         train_generator(config.model_copy(update={"engine": engine}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dropped_picture_leaves_only_the_face_embedding(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def watched(*given: Any) -> Batch:
+        seen.append(given)
+        return draw_batch(*given)
+
+    monkeypatch.setattr(train, "draw_batch", watched)
+    train_generator(config.model_copy(update={"steps": 1}), tmp_path / "run")
+    _, data, architecture, _ = seen[0]
+
+    def batch(**dropped: float) -> Batch:
+        dropout = config.dropout.model_copy(update=dropped)
+        changed = config.model_copy(update={"dropout": dropout})
+        return draw_batch(changed, data, architecture, 7)
+
+    plain, blind = batch(), batch(picture=1.0)
+    assert blind.cond.latents_mask_y[:, 4:].abs().max() == 0
+    assert blind.cond.image.abs().max() == 0
+    assert torch.equal(blind.cond.latents_mask_y[:, :4], plain.cond.latents_mask_y[:, :4])
+    assert plain.cond.latents_mask_y[:, 4:].abs().max() > 0
+    assert torch.equal(blind.cond.identity, plain.cond.identity)
+    assert torch.equal(blind.noise, plain.noise), "the other draws stay as they are"
+    assert torch.equal(blind.identity_scale, plain.identity_scale)
+
+
+def test_parts_start_anew_where_the_config_says_so(
+    config: TrainConfig, branched: Path, tmp_path: Path
+) -> None:
+    spec = WanSpec(weights=str(branched), branches=("identity", "motion"))
+    given = load_talking_model(spec)
+    model = load_talking_model(spec)
+    start_anew(model, ("audio", "motion"), seed=5)
+    cond = given.encode_conditions(
+        np.full((1, 64, 64, 3), 90, np.uint8), [np.zeros(11520, np.float32)], ["a"]
+    )
+    x, sigma = torch.randn(1, *given.latent_shape()), torch.tensor([0.6])
+    with torch.no_grad():
+        silent = given.velocity(x, sigma, replace(cond, motion=None), silent=True)
+        assert torch.equal(model.velocity(x, sigma, cond), silent)
+    before, after = given.dit.state_dict(), model.dit.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all("proj_model" in n or ".processor." in n or "intensity" in n for n in changed)
+    with pytest.raises(UsageError, match="no branch motion"):
+        lacking = config.model.model_copy(update={"branches": ("identity",)})
+        wrong = config.model_copy(update={"model": lacking, "fresh": ("motion",)})
+        train_generator(wrong, tmp_path / "run")
 
 
 def generate(*argv: str) -> int:

@@ -103,3 +103,18 @@ def test_caption_names_what_moves() -> None:
     assert "still" in quiet
     for word in ("nodding", "brows", "breathe", "background moves", "lively"):
         assert word in busy
+
+
+def test_energy_scales_what_the_head_does_and_nothing_else() -> None:
+    phones = _spoken(*["AA", "M"] * 5)
+    made = {
+        energy: from_speech(phones, AUDIO, 12.5, 21, 5, Style(energy=energy))
+        for energy in (0.25, 1.0, 2.0)
+    }
+    assert (made[1.0].stack() == from_speech(phones, AUDIO, 12.5, 21, 5, Style()).stack()).all()
+    for name in Curves.names():
+        still, plain, much = (getattr(made[e], name) for e in (0.25, 1.0, 2.0))
+        factors = (0.25, 2.0) if name in ("yaw", "pitch", "roll", "tx", "ty") else (1.0, 1.0)
+        assert still == pytest.approx(factors[0] * plain, abs=1e-6), name
+        assert much == pytest.approx(factors[1] * plain, abs=1e-6), name
+    assert Style(energy=2.0).caption() == Style().caption()

@@ -77,13 +77,23 @@ class Curves:
 
 @dataclass(frozen=True)
 class Style:
-    """What a speaker does besides talking; each part is named in the caption."""
+    """What a speaker does besides talking; each part but the energy is named in the caption.
+
+    Attributes:
+        nods: Nods on stressed syllables.
+        brows: Raises the brows on them.
+        breathing: The shoulders breathe.
+        background: The background moves.
+        lively: Sways more.
+        energy: Factor on all that the head does; no caption tells it.
+    """
 
     nods: bool = True
     brows: bool = True
     breathing: bool = True
     background: bool = False
     lively: bool = False
+    energy: float = 1.0
 
     def caption(self) -> str:
         """Return the sentence that describes the style."""
@@ -202,6 +212,7 @@ def _motion(
             accents = rng.uniform(0.3, 1.2, 1)
         for moment in accents:
             pitch = pitch + rng.uniform(0.10, 0.17) * _bump(times, moment, 0.17)
+    yaw, pitch, roll, tx, ty = (style.energy * track for track in (yaw, pitch, roll, tx, ty))
     brow = 0.15 * _noise(times, rng, 0.3, 0.8)
     if style.brows:
         moments = accents[: 1 + rng.integers(2)] if len(accents) else rng.uniform(0.3, 1.2, 1)

@@ -34,6 +34,7 @@ class _Job:
     count: int
     clip: ClipFormat
     probability: float
+    energy: tuple[float, float]
 
 
 def clips(
@@ -56,7 +57,8 @@ def clips(
 
 def build_arrays(
     output_dir: str | Path, split: str, num_clips: int, clip: ClipFormat, *, seed: int = 0,
-    probability: float = 0.5, num_workers: int = 2, progress: Progress | None = None,
+    probability: float = 0.5, energy: tuple[float, float] = (1.0, 1.0), num_workers: int = 2,
+    progress: Progress | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write clips as safetensors shards of 240 and return their paths; existing shards are kept.
 
@@ -73,6 +75,7 @@ def build_arrays(
         clip: Size and length.
         seed: Another seed gives other clips.
         probability: Chance of a defect, independent per dimension.
+        energy: Range of how much heads move (`world.random_clips`); (1, 1) is natural.
         num_workers: Processes.
         progress: Told after every shard.
     """
@@ -85,7 +88,7 @@ def build_arrays(
         path = folder / f"shard-{start // SHARD:05d}.safetensors"
         count = min(SHARD, num_clips - start)
         first = base + start // CLIPS_PER_PERSON
-        jobs.append(_Job(str(path), split, first, count, clip, probability))
+        jobs.append(_Job(str(path), split, first, count, clip, probability, energy))
     todo = [job for job in jobs if not Path(job.path).is_file()]
     done = len(jobs) - len(todo)
     for _ in _run(todo, num_workers):
@@ -109,7 +112,7 @@ def _write_shard(job: _Job) -> str:
     while len(made) < job.count:
         left = min(CLIPS_PER_PERSON, job.count - len(made))
         seed = job.first + person
-        made += world.random_clips(job.split, seed, left, job.clip, job.probability)
+        made += world.random_clips(job.split, seed, left, job.clip, job.probability, job.energy)
         person += 1
     write_atomic(job.path, pack(made))
     return job.path

@@ -155,7 +155,11 @@ def landmark_lip(frames: Frames, driving: Curves) -> float:
         frames: uint8 [F, H, W, 3].
         driving: The clean driving curves [F].
     """
-    points = faces.track(frames)
+    return aperture_agreement(faces.track(frames), driving)
+
+
+def aperture_agreement(points: NDArray[np.float32], driving: Curves) -> float:
+    """Return `landmark_lip` of a clip's landmarks [F, 478, 3]; frames without a face are nan."""
     found = np.isfinite(points[:, 0, 0])
     if found.mean() < 2 / 3 or float(np.std(driving.open)) < 0.05:
         return float("nan")

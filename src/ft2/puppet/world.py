@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -212,9 +212,19 @@ def random_clip(split: str, seed: int, clip: ClipFormat, probability: float = 0.
 
 
 def random_clips(
-    split: str, seed: int, count: int, clip: ClipFormat, probability: float = 0.5
-) -> list[PuppetClip]:
-    """Make `count` clips of one new person, each with its own speech, motion and defects."""
+    split: str, seed: int, count: int, clip: ClipFormat, probability: float = 0.5,
+    energy: tuple[float, float] = (1.0, 1.0),
+) -> list[PuppetClip]:  # fmt: skip
+    """Make `count` clips of one new person, each with its own speech, motion and defects.
+
+    Args:
+        split: train, dev or test.
+        seed: Number of the person.
+        count: How many clips.
+        clip: Size and length.
+        probability: Chance of a defect, independent per dimension.
+        energy: From and to what the head's energy (`Style.energy`) is drawn, log-uniformly.
+    """
     identity = identities.draw(split, seed)
     puppet = Puppet(identity, clip.width, 2 if clip.width <= 128 else 1)
     spoken = utterances(split)
@@ -226,5 +236,8 @@ def random_clips(
         start = starts[rng.integers(len(starts))]
         found = spoil.sample(rng, probability)
         motion_seed = int(rng.integers(2**31))
-        made.append(make_clip(identity, utterance, start, motion_seed, found, clip, puppet=puppet))
+        style = Style.draw(np.random.default_rng([motion_seed, 17]))
+        drawn = np.exp(np.random.default_rng([seed, number, 29]).uniform(*np.log(energy)))
+        style = replace(style, energy=float(drawn))
+        made.append(make_clip(identity, utterance, start, motion_seed, found, clip, style, puppet))
     return made

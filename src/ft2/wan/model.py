@@ -182,9 +182,10 @@ class TalkingModel:
         audio: NDArray[np.float32],
         prompt: str,
         motion: tuple[float, float] = (NEUTRAL, NEUTRAL),
+        whole_audio: bool = False,
     ) -> Conditioning:
         """Encode one condition: aligned portrait uint8 [H, W, 3], sound, caption, motion."""
-        return self.encode_conditions(portrait[None], [audio], [prompt], motion=motion)
+        return self.encode_conditions(portrait[None], [audio], [prompt], whole_audio, motion)
 
     def image_latents(self, reference: Tensor) -> Tensor:
         """Return the mask and the image latents of the reference, [B, 4 + C, f, h, w]."""
