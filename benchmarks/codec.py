@@ -50,8 +50,8 @@ def main() -> None:
     torch.manual_seed(0)
     build_arrays(options.data / "train", "train", TRAIN_CLIPS, ClipFormat(), num_workers=1)
     build_arrays(options.data / "test", "test", TEST_CLIPS, ClipFormat(), num_workers=1)
-    frames = read_clips(options.data / "train", TRAIN_CLIPS).frames
-    held = read_clips(options.data / "test", TEST_CLIPS).frames
+    frames = read_clips(options.data / "train", TRAIN_CLIPS).frames[:]
+    held = read_clips(options.data / "test", TEST_CLIPS).frames[:]
     vae = AutoencoderKLWan(
         base_dim=options.base_dim, z_dim=16, num_res_blocks=1, dim_mult=[1, 2, 4, 4]
     )

@@ -21,6 +21,7 @@ from ft2.cli.options import (
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
+    from ft2.generator.config import TrainConfig
     from ft2.generator.prepare import Speech
 
 app = typer.Typer(help="Prepare data, train and evaluate the base generator.", no_args_is_help=True)
@@ -89,6 +90,27 @@ def measure(
 
 
 @app.command()
+def cache(
+    args: ConfigArgs = None,
+    output: Output = Path("data/encoded"),
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Encode training clips once, for all stages (cache=DIR); torchrun shares the work."""
+    from ft2.generator.precompute import cache_clips, check_cache, plan_cache
+
+    config = load_training(args)
+    check_cache(config, output, resume)
+    if dry_run:
+        emit(plan_cache(config), json)
+        return
+    emit({"output": str(output), **cache_clips(config, output, make_progress(quiet))}, json)
+
+
+@app.command()
 def train(
     args: ConfigArgs = None,
     output: Output = Path("runs/generator"),
@@ -99,14 +121,9 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train one stage of the base generator (nano/generator-clip, then nano/generator-frame)."""
-    from ft2.config import load_config
-    from ft2.generator.config import TrainConfig
     from ft2.generator.plan import plan_training
 
-    source, overrides = split_config_args(args)
-    if source is None:
-        raise UsageError("no config given", "for example `ft2 generator train nano/generator-clip`")
-    config = load_config(TrainConfig, source, overrides)
+    config = load_training(args)
     if dry_run:
         emit(plan_training(config), json)
         return
@@ -143,6 +160,21 @@ def ablate(
     say(f"the table is in {output / 'table.md'}, its charts in {output / 'report.html'}")
     shown = {name: table[name] for name in ("conditions", "seeds", "difference_to_base")}
     emit({"output": str(output), **shown}, json)
+
+
+def load_training(args: list[str] | None) -> "TrainConfig":
+    """Return the config of the training stage that a command line means.
+
+    Raises:
+        UsageError: no config, or one with problems.
+    """
+    from ft2.config import load_config
+    from ft2.generator.config import TrainConfig
+
+    source, overrides = split_config_args(args)
+    if source is None:
+        raise UsageError("no config given", "for example nano/generator-clip")
+    return load_config(TrainConfig, source, overrides)
 
 
 def load_speech() -> "list[Speech]":

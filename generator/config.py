@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -91,6 +92,15 @@ class MeasureConfig(Config):
     """Look at every n-th frame; landmarks take about 25 ms a frame on one core."""
 
 
+class EncodingConfig(Config):
+    """How training clips are encoded; on one machine the sizes do not change what comes out."""
+
+    batch_size: int = Field(64, ge=1)
+    """Clips encoded together; 1 for the Wan VAE at 512 x 512 x 81."""
+    shard_size: int = Field(64, ge=1)
+    """Clips in one file of the cache; an interruption loses at most one file."""
+
+
 class TrainConfig(Config):
     """Base training of the generator: one stage of the two of FantasyTalking."""
 
@@ -102,6 +112,13 @@ class TrainConfig(Config):
     """Weights to start from, or an architecture and ``weights: none`` to start from nothing."""
     start: str | None = None
     """Run directory of an earlier stage, whose averaged weights are the start."""
+    cache: Path | None = None
+    """Encoded clips (`ft2 generator cache`), completed as needed; None is `encoded` in the run
+    directory, or the earlier stage's where it has all clips."""
+    encoding: EncodingConfig = EncodingConfig()
+    """How clips are encoded."""
+    device: DeviceName = "cpu"
+    """Where to encode and train; with several processes each takes the card of its local rank."""
     fresh: tuple[Literal["audio", "identity", "motion"], ...] = ()
     """Parts that start anew although the weights have them; ``audio`` is the audio branch."""
     freeze_base: bool = False

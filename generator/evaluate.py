@@ -70,7 +70,7 @@ def conditions_of(
     """Return the conditions of the chosen clips: first frame, sound, caption."""
     return model.encode_conditions(
         clips.frames[index, 0],
-        [clips.audio[i] for i in index],
+        list(clips.sound(index)),
         [clips.captions[i] for i in index],
         whole_audio,
     )
@@ -94,7 +94,7 @@ def codec_figures(model: TalkingModel, clips: Clips) -> dict[str, float]:
     figures = {}
     assert clips.flawless is not None
     for name, chosen in (("clean", clips.flawless[:, 2]), ("spoiled", ~clips.flawless[:, 2])):
-        frames = clips.frames[chosen][:128]
+        frames = clips.frames[np.flatnonzero(chosen)[:128]]
         parts = []
         for part in torch.from_numpy(frames).split(32):
             parts.append(model.codec.decode(model.codec.encode(part), part[:, 0]).numpy())

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from ft2.engine import local_device
 from ft2.errors import UsageError
 from ft2.generator.config import TrainConfig
 from ft2.generator.data import Clips
@@ -99,7 +100,7 @@ def starting_model(
             )
             save_model(model, prepared, {"figures": figures, "data": clips.fingerprint})
         spec = spec.model_copy(update={"weights": str(prepared), "architecture": None})
-    model = load_talking_model(spec, fresh_branches=True)
+    model = load_talking_model(spec, local_device(config.device), fresh_branches=True)
     directory = weights_dir(spec)
     start_anew(model, config.fresh, config.seed)
     intensity, known = model.dit.intensity, branch_path(directory, "motion").is_file()

@@ -16,9 +16,10 @@ from ft2 import flow
 from ft2.engine import Engine, make_engine
 from ft2.errors import UsageError
 from ft2.generator.average import Average
+from ft2.generator.cache import EMPTY, Encoded
 from ft2.generator.config import TrainConfig
 from ft2.generator.data import read_clips
-from ft2.generator.encode import Encoded, cached_encoding
+from ft2.generator.precompute import hash_list, training_data
 from ft2.generator.prepare import Speech
 from ft2.generator.start import check_training, starting_model
 from ft2.runs import Interrupts, Progress, RunDir, Silent, load_tensors, save_tensors
@@ -86,6 +87,10 @@ class Batch:
         given = (self.x, self.noise, self.sigma, self.cond, self.audio_scale, self.weight)
         return *given, self.identity_scale
 
+    def to(self, device: torch.device) -> Batch:
+        """Move everything to a device."""
+        return Batch(*(part.to(device) for part in self.arguments()))  # type: ignore[attr-defined]
+
 
 def draw_batch(config: TrainConfig, data: Encoded, architecture: Architecture, seed: int) -> Batch:
     """Draw a micro-batch: clips, noise, noise levels, dropped conditions, loss weights."""
@@ -100,19 +105,20 @@ def draw_batch(config: TrainConfig, data: Encoded, architecture: Architecture, s
         shift=config.sigma.shift,
         stratified=True,
     )
-    x = data.x[index].float()
+    rows = data.rows(index)
+    x = rows["x"]
     noise = torch.randn(x.shape, generator=generator)
     drop = torch.rand(size, 3, generator=generator)
     coin = torch.rand(2, generator=generator).tolist()
     whole = config.stage == "clip" or coin[0] < config.whole_audio_probability
-    cond = data.conditioning(index, architecture, whole)
+    cond = data.conditioning(rows, index, architecture, whole)
     dropped = (drop[:, 0] < config.dropout.text)[:, None, None]
-    cond.text.copy_(torch.where(dropped, data.texts[:1].float(), cond.text))
+    cond.text.copy_(torch.where(dropped, data.prompts([EMPTY]), cond.text))
     cond.image[drop[:, 1] < config.dropout.image] = 0
     audio_scale = (drop[:, 2] >= config.dropout.audio).float()
     weight = torch.ones(1, 1, 1, 1, 1)
     if config.stage == "frame" and coin[1] < config.lip_probability:
-        weight = lip_weights(data.lips[index], config.lip_background)
+        weight = lip_weights(rows["lips"], config.lip_background)
     known = torch.rand(size, generator=generator) >= config.dropout.identity
     identity_scale = architecture.identity.scale * known.float()
     blind = torch.rand(size, generator=generator) < config.dropout.picture
@@ -183,20 +189,13 @@ def train_generator(
         Interrupted: on SIGINT or SIGTERM, after a checkpoint.
     """
     progress = progress or Silent()
-    clips = read_clips(config.data)
+    clips = read_clips(config.data, known=hash_list(config, output))
     check_training(config, clips)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return dict(run.result)
     model = starting_model(config, clips, speech, run, progress)
-    places = [run.path] + ([Path(config.start)] if config.start else [])
-    data = cached_encoding(
-        model,
-        clips,
-        [p / "encoded.safetensors" for p in places],
-        config.lip_source == "landmarks",
-        progress,
-    )
+    data = training_data(config, model, clips, run, progress)
     set_trainable(model, config.freeze_base)
     if config.compile:
         for block in model.dit.blocks:
@@ -204,7 +203,7 @@ def train_generator(
     engine = make_engine(config.engine, FlowLoss(model), run.path)
     average = Average(model.dit, config.ema_decay) if config.ema_decay else None
     start = _restore(run, engine, average)
-    _loop(config, run, engine, average, data, model.architecture, start, progress)
+    _loop(config, run, engine, average, data, model, start, progress)
     result: dict[str, object] = {
         "steps": config.steps,
         "clips": len(clips),
@@ -229,7 +228,7 @@ def _loop(
     engine: Engine,
     average: Average | None,
     data: Encoded,
-    architecture: Architecture,
+    model: TalkingModel,
     start: int,
     progress: Progress,
 ) -> None:
@@ -240,8 +239,8 @@ def _loop(
             began, losses = time.monotonic(), []
             for micro in range(config.engine.accumulation_steps):
                 seed = _seed(config.seed, config.stage, step, micro, engine.rank)
-                batch = draw_batch(config, data, architecture, seed)
-                loss = engine(*batch.arguments())
+                batch = draw_batch(config, data, model.architecture, seed)
+                loss = engine(*batch.to(model.device).arguments())
                 engine.backward(loss)
                 losses.append(loss.item())
             info = engine.step()

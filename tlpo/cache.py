@@ -10,12 +10,10 @@ import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from ft2 import faces
@@ -23,19 +21,18 @@ from ft2.config import ClipFormat
 from ft2.errors import UsageError
 from ft2.media import fit_audio, read_audio, read_clip, read_image
 from ft2.pairs import ClipRecord, Preference
-from ft2.runs import Progress, Silent, read_json, save_tensors, write_json
+from ft2.runs import Progress, Silent
 from ft2.tlpo.config import CacheConfig
 from ft2.tlpo.masks import box_mask, latent_mask
 from ft2.wan.branches import branch_of
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
+from ft2.wan.store import Store, chunks, tensor_mark
 
 CACHE_VERSION = 1
 
-_T = TypeVar("_T")
 
-
-class Cache:
+class Cache(Store):
     """Encoded clips and conditions on disk, read item by item.
 
     Attributes:
@@ -44,63 +41,31 @@ class Cache:
         conditions: Names of the encoded conditions (`condition_key`).
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open a folder; a missing one is an empty cache."""
-        self.path = path
-        self._places: dict[str, dict[str, tuple[str, int]]] = {"clips": {}, "conditions": {}}
-        self._files: dict[str, Any] = {}
-        for index in sorted(path.glob("*-*.json")):
-            shard = read_json(index)
-            for row, key in enumerate(shard["keys"]):
-                self._places[shard["kind"]][key] = (shard["file"], row)
-
     @property
     def clips(self) -> set[str]:
         """Clip ids in the cache."""
-        return set(self._places["clips"])
+        return set(self.keys("clips"))
 
     @property
     def conditions(self) -> set[str]:
         """Condition keys in the cache."""
-        return set(self._places["conditions"])
-
-    def add(self, kind: str, keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
-        """Write one shard; row i of every tensor belongs to ``keys[i]``. The index comes last."""
-        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-        file = f"{kind}-{name}.safetensors"
-        save_tensors(self.path / file, tensors)
-        write_json(self.path / f"{kind}-{name}.json", {"kind": kind, "file": file, "keys": keys})
-        for row, key in enumerate(keys):
-            self._places[kind][key] = (file, row)
-
-    def _open(self, file: str) -> Any:
-        if file not in self._files:
-            self._files[file] = safe_open(str(self.path / file), framework="pt")
-        return self._files[file]
-
-    def _row(self, kind: str, key: str) -> dict[str, Tensor]:
-        file, row = self._places[kind][key]
-        handle = self._open(file)
-        return {name: handle.get_slice(name)[row : row + 1] for name in handle.keys()}  # noqa: SIM118
+        return set(self.keys("conditions"))
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Return the shape [C, f, h, w] of a clip's latents without reading them."""
-        file, _ = self._places["clips"][key]
-        return tuple(self._open(file).get_slice("latents").get_shape()[1:])
+        return self.row_shape("clips", key, "latents")
 
     def latents(self, keys: Sequence[str]) -> Tensor:
         """Return latents [B, C, f, h, w] of clips."""
-        return torch.cat([self._row("clips", key)["latents"] for key in keys]).float()
+        return torch.cat([self.row("clips", key)["latents"] for key in keys]).float()
 
     def lip_masks(self, keys: Sequence[str]) -> Tensor:
         """Return undilated latent lip masks [B, f, h, w] of clips, in [0, 1]."""
-        return torch.cat([self._row("clips", key)["lip_mask"] for key in keys]).float()
+        return torch.cat([self.row("clips", key)["lip_mask"] for key in keys]).float()
 
     def conditioning(self, keys: Sequence[str]) -> Conditioning:
         """Return the conditions of a batch."""
-        return Conditioning.cat(
-            [Conditioning.from_state(self._row("conditions", key)) for key in keys]
-        )
+        return Conditioning.from_state(self.rows("conditions", keys))
 
 
 def condition_key(clip: ClipRecord) -> str:
@@ -124,11 +89,7 @@ def fingerprint(model: TalkingModel, config: CacheConfig) -> str:
 
 
 def model_hash(model: TalkingModel) -> str:
-    """Return a hash of the base: architecture and 128 values of every frozen tensor.
-
-    The values are spread over the tensor and rounded to bfloat16, so the hash is cheap at 14B
-    parameters, the same on every device and number format, and another one for other weights.
-    """
+    """Return a hash of the base: architecture and marks of every frozen tensor (`tensor_mark`)."""
     base = model.architecture.model_dump_json(exclude={"identity", "motion"})
     digest = hashlib.sha256(base.encode())
     modules = (model.dit, model.codec, model.space, model.text, model.image, model.speech)
@@ -138,10 +99,7 @@ def model_hash(model: TalkingModel) -> str:
         for name, value in sorted(module.state_dict().items()):
             if name.rpartition(".")[2].startswith("lora_") or branch_of(name) is not None:
                 continue
-            flat = value.detach().flatten()
-            rows = torch.linspace(0, max(flat.numel() - 1, 0), 128).long()
-            sample = flat[rows[: flat.numel()].to(flat.device)].float().bfloat16().float().tolist()
-            digest.update(json.dumps([name, list(value.shape), sample]).encode())
+            digest.update(tensor_mark(name, value))
     return digest.hexdigest()
 
 
@@ -177,24 +135,20 @@ def fill_cache(
     missing = [clip for clip in clips if clip.clip_id not in cache.clips]
     total = len(wanted) + len(missing)
     done = 0
-    for chunk in _chunks(wanted, config.shard_size):
+    for chunk in chunks(wanted, config.shard_size):
         parts = [_encode_conditions(model, [c for _, c in b], config)
-                 for b in _chunks(chunk, config.batch_size)]  # fmt: skip
+                 for b in chunks(chunk, config.batch_size)]  # fmt: skip
         cache.add("conditions", [key for key, _ in chunk], Conditioning.cat(parts).state())
         done += len(chunk)
         progress.update("cache", done, total, "conditions")
-    for clip_chunk in _chunks(missing, config.shard_size):
+    for clip_chunk in chunks(missing, config.shard_size):
         rows = [_encode_clips(model, b, cache, config)
-                for b in _chunks(clip_chunk, config.batch_size)]  # fmt: skip
+                for b in chunks(clip_chunk, config.batch_size)]  # fmt: skip
         tensors = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         cache.add("clips", [clip.clip_id for clip in clip_chunk], tensors)
         done += len(clip_chunk)
         progress.update("cache", done, total, "clips")
     return cache
-
-
-def _chunks(items: Sequence[_T], size: int) -> Iterable[Sequence[_T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 @torch.no_grad()

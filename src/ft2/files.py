@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,3 +199,28 @@ def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str,
             "update ft2",
         )
     return tensors, info
+
+
+def open_tensors(path: str | Path) -> Any:
+    """Return an open safetensors file, from which ``get_slice(name)[rows]`` reads rows alone.
+
+    The last 64 files stay open, for as long as they are not replaced.
+
+    Raises:
+        UsageError: The file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return _opened(str(path), Path(path).stat().st_mtime_ns)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"'{path}' is not a readable safetensors file: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _opened(path: str, changed: int) -> Any:
+    """Open a file; ``changed`` tells a replaced one apart."""
+    del changed
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt")

@@ -10,13 +10,14 @@ from generator_toys import TINY, speech
 
 from ft2.errors import UsageError
 from ft2.generator.average import Average
+from ft2.generator.cache import Encoded
 from ft2.generator.config import DropoutConfig, TrainConfig
 from ft2.generator.data import read_clips
-from ft2.generator.encode import Encoded
 from ft2.generator.prepare import PHONES, phone_targets
 from ft2.generator.train import draw_batch, lip_weights, train_generator
 from ft2.runs import load_tensors
 from ft2.speech import Phone
+from ft2.wan.store import Store
 
 
 class Killed(Exception):
@@ -42,7 +43,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     for place in (whole, broken):
         place.mkdir()
         shutil.copytree(trained / "prepared", place / "prepared")
-        shutil.copy(trained / "encoded.safetensors", place)
+        shutil.copytree(trained / "encoded", place / "encoded")
         shutil.copy(trained / "config.yaml", place)
     text = (
         (trained / "config.yaml")
@@ -71,7 +72,7 @@ def test_the_next_stage_starts_from_the_average(
     after, _ = load_tensors(tmp_path / "frame" / "model" / "dit.safetensors")
     moved = max((after[n].float() - before[n].float()).abs().max().item() for n in before)
     assert 0 < moved < 5e-3
-    assert not (tmp_path / "frame" / "encoded.safetensors").exists(), "the encoding is shared"
+    assert not (tmp_path / "frame" / "encoded").exists(), "the encoding is shared"
 
 
 def test_an_unfinished_start_is_refused(tiny_config: TrainConfig, tmp_path: Path) -> None:
@@ -87,8 +88,8 @@ def test_missing_data_is_said(tiny_config: TrainConfig, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def encoded(trained: Path) -> Encoded:
-    return Encoded(**load_tensors(trained / "encoded.safetensors")[0])
+def encoded(trained: Path, shards: Path) -> Encoded:
+    return Encoded(Store(trained / "encoded"), read_clips(shards), TINY.text.max_tokens)
 
 
 def test_batches_depend_on_the_seed_alone(tiny_config: TrainConfig, encoded: Encoded) -> None:
@@ -104,7 +105,7 @@ def test_conditions_drop_out_independently(tiny_config: TrainConfig, encoded: En
     engine = tiny_config.engine.model_copy(update={"micro_batch_size": 4000})
     config = tiny_config.model_copy(update={"dropout": rates, "engine": engine})
     batch = draw_batch(config, encoded, TINY, 0)
-    empty = encoded.texts[0].float()
+    empty = encoded.prompts([""])[0]
     text = (batch.cond.text == empty).all(dim=(1, 2))
     image = (batch.cond.image == 0).all(dim=(1, 2))
     audio = batch.audio_scale == 0
@@ -155,5 +156,7 @@ def test_clips_are_read_as_written(shards: Path) -> None:
     clips = read_clips(shards, limit=5)
     assert len(clips) == 5
     assert clips.captions[1] == "a person talks 1"
-    assert clips.audio.dtype == np.float32
-    assert np.abs(clips.audio).max() <= 1
+    sound = clips.sound(slice(None))
+    assert sound.dtype == np.float32
+    assert sound.shape[0] == 5
+    assert np.abs(sound).max() <= 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published_toys import TINY
 from safetensors.numpy import save_file
-from test_published import TINY, published  # noqa: F401
 
 from ft2.generator.config import TrainConfig
 from ft2.generator.train import train_generator
@@ -41,7 +41,7 @@ def test_stages_follow_each_other_on_published_weights(
     kind: str,
     stage: int,
     decay: float,
-    published: Path,  # noqa: F811
+    published: Path,
     clips: Path,
     tmp_path: Path,
 ) -> None:

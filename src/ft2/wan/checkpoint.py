@@ -7,7 +7,7 @@ file that is being read. Pickles are opened with ``weights_only=True``: code in 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ft2.errors import UsageError
 from ft2.files import read_json
+from ft2.wan.layouts import grouped
 
 PICKLES = (".ckpt", ".pt", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
+Shapes = dict[str, tuple[int, ...]]
 
 
 def flatten_checkpoint(state: Mapping[str, object]) -> dict[str, Tensor]:
@@ -95,6 +97,51 @@ def check_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], pat
         raise UsageError(
             f"'{path}' does not fit this model: {len(problems)} tensors ({listed})",
             "use weights of the same architecture",
+        )
+
+
+def check_fit(
+    wanted: Shapes,
+    shapes: Sequence[Shapes],
+    names: Sequence[Mapping[str, str]],
+    what: str = "the weights hold",
+) -> None:
+    """Refuse files that are not exactly the wanted tensors.
+
+    Args:
+        wanted: shapes by name.
+        shapes: shapes by the files' own names, file by file.
+        names: the wanted name of each of them.
+        what: how the message begins.
+
+    Raises:
+        UsageError: naming all tensors that are missing, unknown, twice there or misshapen.
+    """
+    found: Shapes = {}
+    unknown, twice, misshapen = [], [], []
+    for file, known in zip(shapes, names, strict=True):
+        for old, shape in file.items():
+            name = known[old]
+            if name not in wanted:
+                unknown.append(f"{old} {list(shape)}")
+            elif name in found:
+                twice.append(name)
+            elif shape != wanted[name]:
+                misshapen.append(f"{name} is {list(shape)}, not {list(wanted[name])}")
+            found[name] = shape
+    missing = [f"{name} {list(shape)}" for name, shape in wanted.items() if name not in found]
+    problems = {
+        "missing": missing,
+        "unknown": unknown,
+        "twice there": twice,
+        "of another shape": misshapen,
+    }
+    texts = [f"{len(n)} {what}: {grouped(n)}" for what, n in problems.items() if n]
+    if texts:
+        raise UsageError(
+            f"{what} {len(found)} tensors and do not fit the architecture's"
+            f" {len(wanted)}: {'. '.join(texts)}",
+            "check `model.architecture` with `ft2 info FILE`, or download the weights again",
         )
 
 

@@ -42,8 +42,11 @@ def text_encoder(spec: TextSpec) -> UMT5EncoderModel:
     return UMT5EncoderModel(config).eval()
 
 
-def image_encoder(spec: ImageSpec) -> CLIPVisionModel:
-    """Build the CLIP vision encoder of the given size, in eval mode."""
+def image_encoder(spec: ImageSpec, activation: str = "quick_gelu") -> CLIPVisionModel:
+    """Build the CLIP vision encoder of the given size, in eval mode.
+
+    OpenAI's models have ``quick_gelu``, open-CLIP's ViT-H/14 (Wan's) ``gelu``.
+    """
     config = CLIPVisionConfig(
         hidden_size=spec.hidden_size,
         intermediate_size=spec.intermediate_size,
@@ -51,6 +54,7 @@ def image_encoder(spec: ImageSpec) -> CLIPVisionModel:
         num_attention_heads=spec.num_attention_heads,
         image_size=spec.image_size,
         patch_size=spec.patch_size,
+        hidden_act=activation,
     )
     return CLIPVisionModel(config).eval()
 

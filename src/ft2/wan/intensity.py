@@ -61,7 +61,7 @@ class MotionIntensity(nn.Module):
         """Return omega in [0, 1], [N, 2], of strengths [N, 2]; unknown ones are neutral."""
         found = np.full((len(strengths), 2), NEUTRAL)
         for index in range(self.inputs):
-            found[:, index] = ranks(strengths[:, index], self.knots[index].numpy())
+            found[:, index] = ranks(strengths[:, index], self.knots[index].cpu().numpy())
         return torch.from_numpy(found).float()
 
 

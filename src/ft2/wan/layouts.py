@@ -19,6 +19,16 @@ _PROCESSOR = re.compile(
 )
 _OFFICIAL = re.compile(r"(?:.*\.)?blocks\.(\d+)\.self_attn\.q\.weight$")
 _DIFFUSERS = re.compile(r"(?:.*\.)?blocks\.(\d+)\.attn1\.to_q\.weight$")
+_TEXT = re.compile(r"blocks\.(\d+)\.attn\.q\.weight$")
+_IMAGE = re.compile(r"visual\.transformer\.(\d+)\.norm1\.weight$")
+_CODEC = re.compile(r"encoder\.downsamples\.(\d+)\.residual\.2\.weight$")
+_KINDS = {
+    "official Wan transformer": _OFFICIAL,
+    "diffusers Wan transformer": _DIFFUSERS,
+    "official Wan text encoder (umT5)": _TEXT,
+    "official Wan image encoder (open-CLIP)": _IMAGE,
+    "official Wan codec (VAE)": _CODEC,
+}
 
 
 def audio_name(name: str) -> str | None:
@@ -57,7 +67,7 @@ def canonical_names(names: Sequence[str], official: bool) -> dict[str, str]:
 
 def grouped(names: Iterable[str]) -> str:
     """Return all names in a few words: those that differ only in a number are counted."""
-    counts = Counter(re.sub(r"(?<=blocks\.)\d+", "N", name) for name in names)
+    counts = Counter(re.sub(r"((?:^|[._])(?:blocks?|layers))\.\d+", r"\1.N", n) for n in names)
     return ", ".join(
         name if count == 1 else f"{name} ({count} times)" for name, count in counts.items()
     )
@@ -79,16 +89,16 @@ def describe_names(shapes: Mapping[str, Sequence[int]]) -> dict[str, object]:
     """Return what a file of weights is, from its tensors' names and shapes.
 
     Returns:
-        ``layout``; ``blocks`` and ``width`` of a transformer; ``audio_branch`` with its layout,
+        ``layout``; ``blocks`` and ``width`` (of the first block); ``audio_branch`` with its layout,
         blocks and whether it is complete; ``expert`` for LoRA files; nothing for other files.
     """
     names = list(shapes)
     found: dict[str, object] = {}
-    for layout, pattern in (("official Wan", _OFFICIAL), ("diffusers Wan", _DIFFUSERS)):
+    for layout, pattern in _KINDS.items():
         blocks = {int(match[1]) for name in names if (match := pattern.match(name))}
         if blocks:
             query = next(name for name in names if pattern.match(name))
-            found |= {"layout": f"{layout} transformer", "blocks": len(blocks)}
+            found |= {"layout": layout, "blocks": len(blocks)}
             found["width"] = int(shapes[query][0])
     audio = [name for name in names if audio_name(name)]
     if audio:

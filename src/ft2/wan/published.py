@@ -1,10 +1,10 @@
 """Loading of the published weights: Wan2.1-I2V, and FantasyTalking's audio branch.
 
-The directory holds ``text_encoder``, ``tokenizer``, ``image_encoder``, ``vae`` (as
-Wan-AI/Wan2.1-I2V-14B-720P-Diffusers), ``wav2vec2`` (facebook/wav2vec2-base-960h), the transformer
-(in a folder ``transformer`` or as plain files; Wan's own or diffusers' names; one file or shards)
-and one file ``fantasytalking*.ckpt`` or ``.safetensors``. Nothing is downloaded and no code in it
-is run.
+The directory is Wan-AI/Wan2.1-I2V-14B-720P as downloaded (``ft2.wan.official`` names its files), or
+holds folders ``text_encoder``, ``tokenizer``, ``image_encoder``, ``vae`` (as in its repository
+...-Diffusers), or some of both; the transformer in a folder ``transformer`` or as plain files, in
+Wan's own or diffusers' names, one file or shards; ``wav2vec2`` (facebook/wav2vec2-base-960h); and
+one file ``fantasytalking*.ckpt`` or ``.safetensors``. Nothing is downloaded and no code is run.
 """
 
 from __future__ import annotations
@@ -21,16 +21,23 @@ from torch import nn
 from ft2.errors import UsageError
 from ft2.runs import hash_file
 from ft2.wan.branches import branch_state
-from ft2.wan.checkpoint import audio_files, shapes_of, sharded_files, tensors_of
+from ft2.wan.checkpoint import (
+    Shapes,
+    audio_files,
+    check_fit,
+    shapes_of,
+    sharded_files,
+    tensors_of,
+)
 from ft2.wan.codec import WanVae
 from ft2.wan.dit import FP32_PARTS, TalkingTransformer, build_dit
-from ft2.wan.layouts import canonical_names, grouped, is_official
+from ft2.wan.layouts import canonical_names, is_official
 from ft2.wan.model import TalkingModel
+from ft2.wan.official import OFFICIAL, load_image_encoder, load_text_encoder, load_vae
 from ft2.wan.space import LatentSpace
 from ft2.wan.spec import Architecture, WanSpec
 
-FOLDERS = ("text_encoder", "tokenizer", "image_encoder", "vae", "wav2vec2")
-Shapes = dict[str, tuple[int, ...]]
+PARTS = ("text_encoder", "tokenizer", "image_encoder", "vae", "wav2vec2")
 
 
 def transformer_files(directory: Path) -> list[Path]:
@@ -63,36 +70,6 @@ def name_map(shapes: Sequence[Shapes]) -> list[dict[str, str]]:
     """Return ft2's name of every tensor, file by file; see ``ft2.wan.layouts``."""
     official = any(is_official(file) for file in shapes)
     return [canonical_names(list(file), official) for file in shapes]
-
-
-def check_fit(wanted: Shapes, shapes: Sequence[Shapes], names: Sequence[dict[str, str]]) -> None:
-    """Refuse files that are not exactly the wanted tensors.
-
-    Raises:
-        UsageError: naming all tensors that are missing, unknown, twice there or misshapen.
-    """
-    found: Shapes = {}
-    unknown, twice, misshapen = [], [], []
-    for file, known in zip(shapes, names, strict=True):
-        for old, shape in file.items():
-            name = known[old]
-            if name not in wanted:
-                unknown.append(old)
-            elif name in found:
-                twice.append(name)
-            elif shape != wanted[name]:
-                misshapen.append(f"{name} is {list(shape)}, not {list(wanted[name])}")
-            found[name] = shape
-    missing = [name for name in wanted if name not in found]
-    problems = {"missing": missing, "unknown": unknown, "twice there": twice}
-    texts = [f"{len(n)} {what}: {grouped(n)}" for what, n in problems.items() if n]
-    texts += [f"{len(misshapen)} of another shape: {'; '.join(misshapen[:5])}"] * bool(misshapen)
-    if texts:
-        raise UsageError(
-            f"the weights hold {len(found)} tensors and do not fit the architecture's"
-            f" {len(wanted)}: {'. '.join(texts)}",
-            "check `model.architecture` with `ft2 info FILE`, or download the weights again",
-        )
 
 
 def load_dit(dit: TalkingTransformer, files: Sequence[Path], dtype: torch.dtype) -> None:
@@ -136,46 +113,98 @@ def vae_space(vae: AutoencoderKLWan, channels: int) -> LatentSpace:
     return space
 
 
-def load_published(spec: WanSpec, architecture: Architecture, directory: Path) -> TalkingModel:
+def load_published(
+    spec: WanSpec, architecture: Architecture, directory: Path, transformer: bool = True
+) -> TalkingModel:
     """Load published weights; the transformer never exists twice in memory.
 
+    Without ``transformer`` it stays on the meta device, and its files are not looked at.
+
     Raises:
-        UsageError: naming every folder that is missing, or tensors that do not fit.
+        UsageError: naming every part that is missing, or tensors that do not fit.
     """
-    missing = [name for name in FOLDERS if not (directory / name).is_dir()]
-    if missing:
-        raise UsageError(
-            f"'{directory}' lacks {', '.join(missing)}",
-            "it must hold Wan2.1-I2V in diffusers' layout, wav2vec2, and FantasyTalking's file",
-        )
-    files = transformer_files(directory)
-    from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel, Wav2Vec2Model
+    found = find_parts(directory)
+    files = transformer_files(directory) if transformer else []
+    from transformers import AutoTokenizer, Wav2Vec2Model
 
     dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
     with torch.device("meta"):
         dit = build_dit(architecture)
-    load_dit(dit, files, dtype)
-    vae = AutoencoderKLWan.from_pretrained(
-        directory / "vae", torch_dtype=dtype, local_files_only=True
-    )
-    local = {"local_files_only": True, "dtype": dtype}
+    vae, text, image = load_encoders(found, architecture, dtype)
+    if transformer:
+        load_dit(dit, files, dtype)
     return TalkingModel(
         spec,
         architecture,
         dit,
         WanVae(vae.eval().requires_grad_(False)),
         vae_space(vae, architecture.latent.channels),
-        UMT5EncoderModel.from_pretrained(directory / "text_encoder", **local),
-        AutoTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True),
-        CLIPVisionModel.from_pretrained(directory / "image_encoder", **local),
-        Wav2Vec2Model.from_pretrained(directory / "wav2vec2", local_files_only=True).float(),
+        text,
+        AutoTokenizer.from_pretrained(found["tokenizer"], local_files_only=True),
+        image,
+        Wav2Vec2Model.from_pretrained(found["wav2vec2"], local_files_only=True).float(),
     )
+
+
+def find_parts(directory: Path) -> dict[str, Path]:
+    """Return where each part beside the transformer lies: a folder, or Wan's own file.
+
+    Raises:
+        UsageError: naming every part that is missing.
+    """
+    found: dict[str, Path] = {}
+    for name in PARTS:
+        for place in (directory / OFFICIAL.get(name, name), directory / name):
+            if place.exists():
+                found[name] = place
+    missing = [name for name in PARTS if name not in found]
+    if missing:
+        files = [OFFICIAL[name] for name in missing if name in OFFICIAL]
+        raise UsageError(
+            f"'{directory}' lacks {', '.join(missing)}"
+            + (f" (Wan's own files: {', '.join(files)})" if files else ""),
+            "it must hold Wan2.1-I2V in its own or in diffusers' layout, wav2vec2, and"
+            " FantasyTalking's file",
+        )
+    return found
+
+
+def load_encoders(
+    found: dict[str, Path], architecture: Architecture, dtype: torch.dtype
+) -> tuple[AutoencoderKLWan, nn.Module, nn.Module]:
+    """Return codec, text encoder and image encoder, each from its folder or from Wan's own file.
+
+    Raises:
+        UsageError: a file's tensors do not fit, each named.
+    """
+    from transformers import CLIPVisionModel, UMT5EncoderModel
+
+    local = {"local_files_only": True, "dtype": dtype}
+    place = found["vae"]
+    vae = (
+        AutoencoderKLWan.from_pretrained(place, torch_dtype=dtype, local_files_only=True)
+        if place.is_dir()
+        else load_vae(place, architecture.latent.channels, dtype)
+    )
+    place = found["text_encoder"]
+    text = (
+        UMT5EncoderModel.from_pretrained(place, **local)
+        if place.is_dir()
+        else load_text_encoder(place, architecture.text, dtype)
+    )
+    place = found["image_encoder"]
+    image = (
+        CLIPVisionModel.from_pretrained(place, **local)
+        if place.is_dir()
+        else load_image_encoder(place, architecture.image, dtype)
+    )
+    return vae, text, image
 
 
 def save_published(model: TalkingModel, base: Path, directory: Path) -> dict[str, str]:
     """Write the transformer with its audio branch in shards; return the files' hashes.
 
-    The other folders become links to those of ``base``: they are frozen, and large.
+    The other parts become links to those of ``base``: they are frozen, and large.
 
     Args:
         model: a published model; branches are saved elsewhere.
@@ -190,9 +219,10 @@ def save_published(model: TalkingModel, base: Path, directory: Path) -> dict[str
     save_torch_state_dict(
         state, folder, filename_pattern="diffusion_pytorch_model{suffix}.safetensors"
     )
-    for name in FOLDERS:
-        link = directory / name
+    for place in find_parts(base).values():
+        link = directory / place.relative_to(base)
         if not link.exists():
-            link.symlink_to((base / name).resolve(), target_is_directory=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(place.resolve(), target_is_directory=place.is_dir())
     files = sorted(folder.glob("*.safetensors"))
     return {f"transformer/{path.name}": hash_file(path) for path in files}

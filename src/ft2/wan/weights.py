@@ -262,7 +262,11 @@ def load_branches(model: TalkingModel, spec: WanSpec, directory: Path, fresh: bo
 
 
 def load_talking_model(
-    spec: WanSpec, device: str | torch.device = "cpu", *, fresh_branches: bool = False
+    spec: WanSpec,
+    device: str | torch.device = "cpu",
+    *,
+    fresh_branches: bool = False,
+    transformer: bool = True,
 ) -> TalkingModel:
     """Load a talking model, frozen and in eval mode.
 
@@ -270,6 +274,8 @@ def load_talking_model(
         spec: weights, architecture, precision, branches.
         device: where it computes; ``ft2.wan.memory.place`` can put less of it there.
         fresh_branches: branches without a file begin anew, to be trained.
+        transformer: without, a published transformer is left without weights (on the meta
+            device): the model can only encode.
 
     Raises:
         UsageError: if there is no such device, or files are missing or do not fit.
@@ -282,7 +288,7 @@ def load_talking_model(
     if architecture.latent.codec == "wan_vae":
         from ft2.wan.published import load_published
 
-        model = load_published(spec, architecture, directory)
+        model = load_published(spec, architecture, directory, transformer)
     else:
         model = load_own(spec, architecture, directory)
     load_branches(model, spec, directory, fresh_branches)
@@ -294,6 +300,8 @@ def load_talking_model(
         cast_transformer(model.dit)
     vae = getattr(model.codec, "vae", model.codec)
     for module in (model.dit, model.space, model.text, model.image, model.speech, vae):
-        if isinstance(module, nn.Module):
+        if isinstance(module, nn.Module) and (transformer or module is not model.dit):
             module.to(device)
+    if not transformer:
+        model.compute = device
     return model
