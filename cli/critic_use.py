@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 Adapter = Annotated[
     Path | None,
     typer.Option(
-        "--adapter", metavar="DIR", help="A trained critic (RUN/adapter).", show_default=False
+        "--adapter",
+        metavar="DIR",
+        help="A trained critic: RUN or RUN/adapter.",
+        show_default="runs/critic/adapter",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="Where to run: cpu, cuda, cuda:1.")
+]
 
 
 def find_adapter(given: Path | None) -> Path:
@@ -38,6 +43,23 @@ def find_adapter(given: Path | None) -> Path:
             "give --adapter RUN/adapter, or train one: ft2 critic train nano/critic ratings=FILE",
         )
     return path
+
+
+def refuse_short(folder: Path, frames: int, fps: float) -> None:
+    """Refuse to make videos that a critic could not judge, before they are made.
+
+    Raises:
+        UsageError: The videos will be shorter than the critic's clips.
+    """
+    from ft2.critic.adapter import read_card
+    from ft2.qwen.spec import QwenSpec
+
+    clip = QwenSpec.model_validate(read_card(find_adapter(folder)).model).clip
+    if frames / fps < clip.seconds - 0.5 / clip.fps:
+        raise UsageError(
+            f"the video will last {frames / fps:.2f} s, the critic needs {clip.seconds:.2f} s",
+            "give longer speech, or leave out --critic",
+        )
 
 
 def score(
@@ -65,7 +87,10 @@ def score(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Clips a forward pass; scores stay alike.")
+        int,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Clips a forward pass; scores stay alike."
+        ),
     ] = 16,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither read nor keep scores of earlier calls.")

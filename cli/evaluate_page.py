@@ -16,7 +16,7 @@ from ft2.report.plain import page
 
 _STYLE = """<style>
 td, th { text-align: left; vertical-align: top; }
-td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th { white-space: nowrap; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); }
 .clear { font-weight: 650; } .gap { color: var(--muted); }
@@ -65,7 +65,8 @@ def write_page(
 
 
 def _table(heading: Iterable[str], body: tables.Rows, text: int, failed: str = "") -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
+    kinds = ["" if place < text else ' class="n"' for place, _ in enumerate(heading)]
+    head = "".join(f"<th{kind}>{escape(c)}</th>" for kind, c in zip(kinds, heading, strict=True))
     lines = []
     for row in body:
         cells = "".join(
@@ -78,7 +79,8 @@ def _table(heading: Iterable[str], body: tables.Rows, text: int, failed: str = "
 def _class(cell: str, place: int, text: int, failed: str) -> str:
     if failed and cell.startswith(failed):
         return ' class="bad"'
-    found = (("n", place >= text), ("gap", cell == tables.GAP), ("clear", _is_clear(cell)))
+    found = (("n", place >= text), ("gap", cell == tables.GAP),
+             ("clear", place == _PAIRED and _is_clear(cell)))  # fmt: skip
     kinds = [name for name, holds in found if holds]
     return f' class="{" ".join(kinds)}"' if kinds else ""
 
@@ -128,7 +130,7 @@ def _pair(cells: Mapping[str, str], result: Mapping[str, Any]) -> str:
             caption = escape(f"{result[label]['label']}: {cells['name']}")
             figures.append(
                 f'<figure><video src="{escape(cells[label])}" controls loop playsinline '
-                f'preload="metadata"></video><figcaption>{caption}</figcaption></figure>'
+                f'preload="auto"></video><figcaption>{caption}</figcaption></figure>'
             )
     return f'<div class="pair">{"".join(figures)}</div>'
 

@@ -113,9 +113,10 @@ def _summed(
         of_sets = [name for name in made.bench.metrics if made.bench.metrics[name].facts.of_sets]
         gaps |= dict.fromkeys(of_sets, "needs a second set: --against or --reference PATH")
     other = rows.get("against")
-    remarks = summary.remarks_of(rows["run"], other, made.matched, made.bench)
-    settings = inputs.settings
     labels = _labels(inputs)
+    names = (labels["run"], labels["against"])
+    remarks = summary.remarks_of(rows["run"], other, made.matched, made.bench, names)
+    settings = inputs.settings
     return {
         "run": _part(labels["run"], rows["run"], settings),
         "against": None if other is None else _part(labels["against"], other, settings),

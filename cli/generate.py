@@ -119,9 +119,15 @@ def generate(
     if _complete(config, output, resume):
         emit({"video": str(output), "remarks": ["already complete"]}, json)
         return
+    from ft2.cli.critic_use import refuse_short
+    from ft2.generator.checks import check_inputs
     from ft2.generator.run import generate_one
     from ft2.tlpo.policy import load_policy
 
+    judge = _judge(critic, config)
+    if critic is not None:
+        inputs = check_inputs(config, portrait, audio, output)
+        refuse_short(critic, inputs.frames, inputs.clip.fps)
     result = generate_one(
         config,
         portrait,
@@ -132,7 +138,7 @@ def generate(
         progress=make_progress(quiet),
         say=say,
         resume=resume,
-        judge=_judge(critic, config),
+        judge=judge,
     )
     emit({name: result[name] for name in _SHOWN if name in result}, json)
 

@@ -14,32 +14,40 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make clips with known driving curves and defects.", no_args_is_help=True)
 
 Split = Annotated[
-    str, typer.Option(help="Faces, sentences and voices of which split: train, dev or test.")
+    str,
+    typer.Option(
+        metavar="NAME", help="Faces, sentences and voices of which split: train, dev or test."
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Another seed gives other people and clips.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Another seed gives other people and clips.")]
 Size = Annotated[
-    int | None, typer.Option(help="Side of the frames in pixels.", show_default="as the models")
+    int | None,
+    typer.Option(metavar="N", help="Side of the frames in pixels.", show_default="as the models"),
 ]
 Frames = Annotated[
     int | None,
     typer.Option(
-        help="Frames a clip, one more than a multiple of 4.", show_default="as the models"
+        metavar="N",
+        help="Frames a clip, one more than a multiple of 4.",
+        show_default="as the models",
     ),
 ]
-Fps = Annotated[float | None, typer.Option(help="Frames a second.", show_default="as the models")]
+Fps = Annotated[
+    float | None, typer.Option(metavar="X", help="Frames a second.", show_default="as the models")
+]
 
 
 @app.command("build")
 def build(
     output: Output,
     split: Split = "train",
-    clips: Annotated[int, typer.Option(help="How many rated clips.")] = 60,
+    clips: Annotated[int, typer.Option(metavar="N", help="How many rated clips.")] = 60,
     conditions: Annotated[
-        int, typer.Option(help="How many portraits with a sound to generate from.")
+        int, typer.Option(metavar="N", help="How many portraits with a sound to generate from.")
     ] = 0,
     seed: Seed = 0,
     defects: Annotated[
-        float, typer.Option(help="Chance of a defect, independent per dimension.")
+        float, typer.Option(metavar="X", help="Chance of a defect, independent per dimension.")
     ] = 0.5,
     size: Size = None,
     frames: Frames = None,
@@ -79,12 +87,17 @@ def sheet(
         Path, typer.Option("--output", "-o", metavar="PNG", help="Picture to write.")
     ],
     face: Annotated[
-        str, typer.Option(help="Name of a shipped face, or a portrait file; '?' lists the names.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Name of a shipped face, or a portrait file; '?' lists the names."
+        ),
     ] = "beard",
     text: Annotated[
-        str, typer.Option(help="What to say (English).")
+        str, typer.Option(metavar="TEXT", help="What to say (English).")
     ] = "Bob may move the blue van.",
-    strength: Annotated[float, typer.Option(help="Strength of the defects, above 0 to 1.")] = 0.8,
+    strength: Annotated[
+        float, typer.Option(metavar="X", help="Strength of the defects, above 0 to 1.")
+    ] = 0.8,
     seed: Seed = 0,
     size: Size = 128,
     quiet: Quiet = False,

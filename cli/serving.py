@@ -11,9 +11,12 @@ from ft2.cli.options import say
 if TYPE_CHECKING:
     from ft2.critic.annotation import AnswerStore
 
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
+Port = Annotated[
+    int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one.")
+]
 Token = Annotated[
-    str | None, typer.Option("--token", help="Part of the address; drawn anew without it.")
+    str | None,
+    typer.Option("--token", metavar="WORD", help="Part of the address; drawn anew without it."),
 ]
 
 

@@ -1,11 +1,14 @@
 """`ft2 critic`: plans without weights, scores as JSON, and errors before any model loads."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from ft2.__main__ import main
+from ft2.cli.critic_use import refuse_short
 from ft2.critic.train import train_critic
+from ft2.errors import UsageError
 from ft2.runs import Silent
 
 
@@ -68,3 +71,10 @@ def test_score_and_eval_after_training(capsys, config, ratings, tmp_path):
     code, _, err = run(capsys, "train", "nano/critic", f"ratings={ratings}", "-o", tmp_path / "run")
     assert code == 2
     assert "--resume" in err
+
+
+def test_videos_that_a_critic_could_not_judge_are_refused_before_they_are_made():
+    critic = Path(__file__).parents[2] / "notebooks" / "critic"
+    refuse_short(critic, 21, 12.5)
+    with pytest.raises(UsageError, match=r"will last 1\.52 s, the critic needs 1\.68 s"):
+        refuse_short(critic, 19, 12.5)

@@ -1,6 +1,7 @@
 """`ft2 evaluate` as a user types it: two folders, one clip, failures, and everything wrong."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_the_table_says_what_was_found(compared):
     assert lips["difference"]["num_groups"] == 2
     assert lips["win_rate"]["value"] == 1.0
     assert "win_rate" not in result["paired"]["lip_offset"]
-    assert any("3 of 7 clips of run have no partner" in r for r in result["remarks"])
+    assert any("3 of 7 clips of good have no partner" in r for r in result["remarks"])
 
 
 def test_its_figures_follow_from_its_clips(compared):
@@ -99,6 +100,13 @@ def test_page_and_markdown_show_clips_failures_and_papers(compared):
         assert "second-hand" in shown
         assert "this run: good" in shown
     assert "| lips: correlation |" in marked
+
+
+def test_only_differences_are_marked_as_clear(compared):
+    page = (compared / "report.html").read_text()
+    rows = [re.findall(r"<td[^>]*>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    places = {place for row in rows for place, cell in enumerate(row) if "clear" in cell}
+    assert places == {7}
 
 
 def test_the_terminal_table_of_a_comparison_is_at_most_100_columns_wide(compared):
@@ -164,7 +172,7 @@ def test_clips_of_different_lengths_are_told(folders, tmp_path, capsys):
     argv = [tmp_path / "short", "--against", folders / "good", "metrics=[face]"]
     code, out, _ = run(capsys, *argv, "-o", tmp_path / "out", "-q")
     assert code == 0
-    assert "run: clips have 2 lengths, from 13 to 21" in out
+    assert "short: clips have 2 lengths, from 13 to 21" in out
     assert "1 of 2 pairs differ in length (face0-0001 1.04 and 1.68 s)" in out
 
 

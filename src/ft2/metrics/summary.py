@@ -119,14 +119,15 @@ def remarks_of(
     other: Sequence[Row] | None,
     matched: Sequence[tuple[Entry, Entry]],
     bench: Bench,
+    names: tuple[str, str] = ("run", "other"),
 ) -> list[str]:
-    """Return what a reader must know before believing the table."""
-    found = [f"{which}: {r}" for which, rows in (("run", run), ("other", other or []))
+    """Return what a reader must know before believing the table; sets are called by `names`."""
+    found = [f"{which}: {r}" for which, rows in zip(names, (run, other or []), strict=True)
              for r in format_remarks(rows)]  # fmt: skip
-    found += _pair_remarks(run, other or [], matched)
+    found += _pair_remarks(run, other or [], matched, names)
     if {"expression", "identity"} & set(bench.metrics):
         found.append("ES and IDC rise on a still video: read them beside SD or the head's spread.")
-    for which, rows in (("run", run), ("other", other)):
+    for which, rows in zip(names, (run, other), strict=True):
         conditions = {row["condition"] for row in rows or [] if not row.get("error")}
         if rows is not None and len(conditions) == 1:
             found.append(f"{which}: one condition only, so the intervals have no width and say "
@@ -135,18 +136,21 @@ def remarks_of(
 
 
 def _pair_remarks(
-    run: Sequence[Row], other: Sequence[Row], matched: Sequence[tuple[Entry, Entry]]
+    run: Sequence[Row],
+    other: Sequence[Row],
+    matched: Sequence[tuple[Entry, Entry]],
+    names: tuple[str, str],
 ) -> list[str]:
     if not matched:
         return []
     found = []
     by_name = {"run": {r["name"]: r for r in run}, "other": {r["name"]: r for r in other}}
-    for count, which, total in (
-        (len(run) - len(matched), "run", len(run)), (len(other) - len(matched), "other", len(other))
-    ):  # fmt: skip
-        if count:
-            found.append(f"{count} of {total} clips of {which} have no partner in the other set: "
-                         "they count in its means, not in the differences")  # fmt: skip
+    for which, clips in zip(names, (run, other), strict=True):
+        if count := len(clips) - len(matched):
+            found.append(
+                f"{count} of {len(clips)} clips of {which} have no partner in the other set: "
+                "they count in its means, not in the differences"
+            )
     uneven = []
     for a, b in matched:
         one, two = by_name["run"][a.name].get("seconds"), by_name["other"][b.name].get("seconds")
