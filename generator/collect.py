@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import torch
 
 from ft2 import media
 from ft2.config import ClipFormat
-from ft2.errors import UsageError
+from ft2.errors import MissingExtra, UsageError
 from ft2.files import finite
 from ft2.generator.config import VideosConfig
 from ft2.generator.strength import Joints, joint_finder
 from ft2.generator.videos import Clip, clips_of
+from ft2.metrics.measure import Metric
 from ft2.runs import Interrupts, Progress, RunDir, hash_file, read_json, save_tensors, write_json
 from ft2.wan.intensity import ranks, strength_knots
 from ft2.wan.weights import read_architecture
@@ -98,14 +100,14 @@ def prepare_videos(
     """
     sources = read_sources(videos)
     clip = read_architecture(config.model).clip
-    joints = joint_finder(config.joints)
+    joints, sync = joint_finder(config.joints), syncnet(config.syncnet)
     run = RunDir.open(output, config=config, resume=resume)
     if run.result is not None:
         return dict(run.result)
     records: list[dict[str, Any]] = []
     with Interrupts() as interrupts:
         for number, source in enumerate(sources):
-            records.append(_one_video(source, clip, config, output, joints))
+            records.append(_one_video(source, clip, config, output, joints, sync))
             kept = sum(len(record["kept"]) for record in records)
             progress.update("videos", number + 1, len(sources), f"{kept} clips")
             interrupts.check("go on with the same command and --resume")
@@ -115,12 +117,35 @@ def prepare_videos(
     return summary
 
 
+def syncnet(path: Path | None) -> Metric | None:
+    """Return SyncNet's measure with weights that were trained, or None without a path.
+
+    Raises:
+        UsageError: the file is missing, is another network, or was never trained.
+        MissingExtra: python_speech_features is not installed.
+    """
+    if path is None:
+        return None
+    if not path.is_file():
+        raise UsageError(
+            f"there is no SyncNet file '{path}'",
+            "set syncnet to the path of syncnet_v2.model (joonson/syncnet_python)",
+        )
+    if find_spec("python_speech_features") is None:
+        raise MissingExtra("python_speech_features", "metrics")
+    from ft2.metrics.sync import Sync, load_syncnet
+
+    network = load_syncnet(path)
+    return Sync(lambda: network)
+
+
 def _one_video(
     source: Source,
     clip: ClipFormat,
     config: VideosConfig,
     output: Path,
     joints: Joints | None,
+    sync: Metric | None,
 ) -> dict[str, Any]:
     """Return the record of one video, made now or found from before."""
     name = hashlib.sha256(str(source.video.absolute()).encode()).hexdigest()[:16]
@@ -136,7 +161,7 @@ def _one_video(
     }
     try:
         record["sha256"] = hash_file(source.video)
-        clips, record["refused"] = clips_of(source.video, clip, config, joints)
+        clips, record["refused"] = clips_of(source.video, clip, config, joints, sync)
     except UsageError as error:
         clips, record["refused"] = [], [{"reason": error.message}]
     if clips:
@@ -156,6 +181,7 @@ def _row(source: Source, name: str, clip: Clip) -> dict[str, Any]:
         "face_confidence": round(clip.confidence, 4),
         "sync_correlation": round(clip.correlation, 4),
         "sync_offset_seconds": round(clip.offset_seconds, 4),
+        **{name: round(value, 4) for name, value in clip.sync.items()},
         "face_motion": finite(clip.motion[0]),
         "body_motion": finite(clip.motion[1]),
     }

@@ -79,8 +79,24 @@ class VideosConfig(Config):
     """Delay up to which a clip is kept."""
     min_correlation: float = Field(0.2, ge=-1, le=1)
     """Least correlation of mouth opening and loudness at the best delay."""
+    syncnet: Path | None = None
+    """SyncNet's ``syncnet_v2.model``: clips must pass its measure too, at seconds a clip."""
+    min_sync_c: float = 3.0
+    """With ``syncnet``: least Sync-C, its confidence (bytedance/LatentSync filters at 3)."""
+    max_sync_frames: int = Field(3, ge=0, le=15)
+    """With ``syncnet``: offset of the sound up to which a clip is kept, frames of 40 ms."""
     joints: str = "mediapipe"
     """What finds body joints: ``mediapipe``, the path of a DWPose ONNX file, or ``none``."""
+
+    @model_validator(mode="after")
+    def _check_syncnet(self) -> VideosConfig:
+        fields = type(self).model_fields
+        keys = [
+            k for k in ("min_sync_c", "max_sync_frames") if getattr(self, k) != fields[k].default
+        ]
+        if self.syncnet is None and keys:
+            raise ValueError(f"{', '.join(keys)} without syncnet=syncnet_v2.model")
+        return self
 
 
 class MeasureConfig(Config):

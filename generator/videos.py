@@ -3,14 +3,15 @@
 A video is cut at scene changes and into clips of the model's length. A clip is kept if it shows one
 face, found with confidence, large enough and never lost; if it has speech; and if speech and mouth
 go together. The measure of that is our own: the correlation of the mouth's opening (inner lips over
-the face's height) with the loudness of the sound, at the delay where it is highest. It is no
-SyncNet score.
+the face's height) with the loudness of the sound, at the delay where it is highest. SyncNet's is
+taken too where its weights are given.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ft2 import faces, media, speech
 from ft2.config import ClipFormat
+from ft2.errors import UsageError
 from ft2.generator.config import VideosConfig
 from ft2.generator.strength import (
     CHIN,
@@ -29,6 +31,8 @@ from ft2.generator.strength import (
     body_motion,
     face_motion,
 )
+from ft2.metrics.measure import Clip as Measurable
+from ft2.metrics.measure import Metric
 
 CUT_FACTOR = 6.0
 """A cut differs from the median change of the video by at least this factor."""
@@ -48,6 +52,7 @@ class Clip:
         motion: strengths of face and body (``ft2.generator.strength``), nan where unknown; what
             omega_l and omega_b are made of.
         lips: True inside the lips, [F, H, W]; a frame without a face repeats the one before.
+        sync: SyncNet's ``sync_c``, ``sync_d`` and ``sync_offset`` (frames of 40 ms), if asked for.
     """
 
     frames: NDArray[np.uint8]
@@ -58,6 +63,7 @@ class Clip:
     offset_seconds: float
     motion: tuple[float, float]
     lips: NDArray[np.bool_]
+    sync: Mapping[str, float] = field(default_factory=dict)
 
 
 def scenes(frames: NDArray[np.uint8], threshold: float) -> list[tuple[int, int]]:
@@ -119,6 +125,7 @@ def take_clip(
     clip: ClipFormat,
     config: VideosConfig,
     joints: Joints | None = None,
+    sync: Metric | None = None,
 ) -> Clip | str:
     """Return the clip that begins at ``start`` seconds, or why it is refused."""
     assert video.audio is not None
@@ -141,9 +148,31 @@ def take_clip(
     if known.mean() < 1 - config.max_lost or not known[0]:
         return f"face lost in {1 - known.mean():.0%} of the frames"
     found = _aligned(frames, audio, points[known], known, start, confidence, clip, config)
+    if sync is not None and not isinstance(found, str):
+        found = _synced(found, frames, clip, config, sync)
     if isinstance(found, str) or joints is None:
         return found
     return replace(found, motion=(found.motion[0], body_motion(joints(frames))))
+
+
+def _synced(
+    found: Clip, frames: NDArray[np.uint8], clip: ClipFormat, config: VideosConfig, sync: Metric
+) -> Clip | str:
+    """Return a clip with SyncNet's measure of its ``frames`` as they were filmed, or a reason."""
+    try:
+        measured = sync.measure(Measurable(Path(), frames, clip.fps, found.audio)).values
+    except UsageError as error:
+        return f"SyncNet: {error.message}"
+    return sync_reason(measured, config) or replace(found, sync=measured)
+
+
+def sync_reason(measured: Mapping[str, float], config: VideosConfig) -> str | None:
+    """Return why SyncNet's measure refuses a clip, or None."""
+    if measured["sync_c"] < config.min_sync_c:
+        return f"Sync-C {measured['sync_c']:.2f} below {config.min_sync_c:g}"
+    if abs(measured["sync_offset"]) > config.max_sync_frames:
+        return f"SyncNet finds the sound {measured['sync_offset']:+.0f} frames from the mouth"
+    return None
 
 
 def _aligned(
@@ -182,7 +211,11 @@ def _aligned(
 
 
 def clips_of(
-    path: Path, clip: ClipFormat, config: VideosConfig, joints: Joints | None = None
+    path: Path,
+    clip: ClipFormat,
+    config: VideosConfig,
+    joints: Joints | None = None,
+    sync: Metric | None = None,
 ) -> tuple[list[Clip], list[dict[str, object]]]:
     """Return the clips of one video that are kept, and a row with the reason for each other.
 
@@ -199,7 +232,7 @@ def clips_of(
             refused.append({"start": round(first / video.fps, 3), "seconds": round(seconds, 3),
                             "reason": f"shorter than a clip of {clip.seconds:g} s"})  # fmt: skip
         for start in times:
-            found = take_clip(video, start, clip, config, joints)
+            found = take_clip(video, start, clip, config, joints, sync)
             if isinstance(found, str):
                 refused.append({"start": round(start, 3), "reason": found})
             else:

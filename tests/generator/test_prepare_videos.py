@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from ft2 import media
 from ft2.__main__ import main
@@ -21,7 +22,11 @@ from ft2.generator.videos import (
     opening,
     scenes,
     step_together,
+    sync_reason,
 )
+from ft2.metrics.measure import Clip as Measurable
+from ft2.metrics.sync import Sync
+from ft2.metrics.syncnet import SyncNet
 from ft2.puppet import identities, world
 from ft2.puppet.curves import Curves
 from ft2.puppet.render import render
@@ -136,6 +141,49 @@ def test_videos_become_a_shard_that_training_reads(
             (output / "videos" / f"{name}").unlink(missing_ok=True)
     assert prepare(*arguments, "--resume") == 0
     assert next((output / "clips").glob("*.safetensors")).read_bytes() == shard
+
+
+def test_syncnet_measures_clips_where_its_weights_are_given(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real architecture, random weights whose norms look trained; fresh ones are refused."""
+    torch.manual_seed(0)
+    network, weights = SyncNet(), tmp_path / "syncnet_v2.model"
+    torch.save(network.state_dict(), weights)
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"video": str(videos / "good.mp4")}))
+    arguments = ("--videos", str(listed), "-o", str(tmp_path / "data"), "min_confidence=0.5")
+    given = (f"syncnet={weights}", "min_sync_c=-1000", "max_sync_frames=15")
+    assert prepare(*arguments, *given) == 2
+    assert "never trained" in capsys.readouterr().err
+    assert prepare(*arguments, "syncnet=nowhere.model") == 2
+    assert "no SyncNet file 'nowhere.model'" in capsys.readouterr().err
+    assert prepare(*arguments, "min_sync_c=2") == 2
+    assert "min_sync_c without syncnet" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+    torch.save(network.state_dict(), weights)
+    assert prepare(*arguments, *given) == 0
+    record = next((tmp_path / "data" / "videos").glob("*.json"))
+    (row,) = json.loads(record.read_text())["kept"]
+    video = media.read_video(videos / "good.mp4", CLIP.sample_rate)
+    measured = Sync(lambda: network.eval()).measure(
+        Measurable(videos, video.frames[: CLIP.num_frames], CLIP.fps, video.audio)
+    )
+    for name in ("sync_c", "sync_d", "sync_offset"):
+        assert row[name] == pytest.approx(measured.values[name], rel=0.02, abs=1e-3)
+
+
+def test_syncnets_measure_refuses_with_a_reason() -> None:
+    config = VideosConfig(syncnet=Path("x"), min_sync_c=3, max_sync_frames=2)
+    good = {"sync_c": 3.0, "sync_d": 8.0, "sync_offset": -2.0}
+    assert sync_reason(good, config) is None
+    assert sync_reason(good | {"sync_c": 2.5}, config) == "Sync-C 2.50 below 3"
+    late = sync_reason(good | {"sync_offset": 3.0}, config)
+    assert late == "SyncNet finds the sound +3 frames from the mouth"
+    assert kind_of(late) == "SyncNet finds the sound N frames from the mouth"
 
 
 def test_a_scene_that_is_too_short_has_a_row(videos: Path) -> None:
