@@ -59,9 +59,10 @@ def describe_model(spec: WanSpec) -> dict[str, object]:
     samples = clip.num_samples
     token_rate = samples // 640 if architecture.audio.kind == "log_mel" else (samples - 80) // 320
     windows = audio_windows(token_rate, clip.num_frames)
+    here = spec.weights == "nano" or Path(spec.weights).expanduser().is_dir()
     return {
         "model": architecture.name,
-        "weights": spec.weights,
+        "weights": spec.weights if here else f"{spec.weights} (not on this machine)",
         "dit_parameters": sum(p.numel() for p in dit.parameters()),
         "audio_tensors": tensors,
         "audio_parameters": audio,

@@ -58,7 +58,7 @@ class MissingExtra(UsageError):
         """Name the package that could not be imported and the extra that installs it."""
         super().__init__(
             f"the package '{package}' is not installed",
-            f"install the extra that brings it: pip install 'ft2[{extra}]'",
+            f"uv sync in a clone of ft2 brings it; elsewhere its extra: pip install 'ft2[{extra}]'",
         )
         self.package = package
         self.extra = extra

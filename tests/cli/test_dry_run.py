@@ -90,6 +90,15 @@ def test_only_a_run_needs_an_output(
         assert "--output" in err if code else shown in out
 
 
+def test_a_plan_says_that_the_weights_are_elsewhere(
+    inputs: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "full/generate", "-n"])
+    assert stop.value.code == 0
+    assert "weights: weights/wan2.1-i2v-14b (not on this machine)\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("missing", ["--portrait", "--audio"])
 def test_a_plan_checks_the_files_of_the_command_line(
     missing: str, inputs: Path, capsys: pytest.CaptureFixture[str]
