@@ -165,6 +165,7 @@ def report_page(
         ]  # fmt: skip
         if not rows:
             continue
+        rows.insert(0, ScoreRow(base, {column: Estimate(0.0, None, None, 0)}))  # the dashed line
         chart = charts.dots(rows, column, f"{column}: difference to {base}")
         parts.append(f"<figure><b>{escape(column)}</b>{chart}</figure>")
     return page(title, [*parts, "</div>"])

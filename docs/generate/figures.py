@@ -44,7 +44,10 @@ def all_svg() -> dict[str, str]:
     }
     found |= {f"gate-{d}.svg": _gate(demo["gate"], d) for d in DIMENSIONS}
     compared = json.loads((RESULTS / "tlpo_compare.json").read_text(encoding="utf-8"))
+    ablated = json.loads((RESULTS / "ablation.json").read_text(encoding="utf-8"))
     for d in DIMENSIONS:
+        both = "both stages"
+        found[f"ablation-{d}.svg"] = _difference(ablated["difference_to_base"], d, both, both)
         found[f"difference-{d}.svg"] = _difference(demo["difference_to_base"], d, "policy")
         found[f"methods-{d}.svg"] = _difference(compared["difference_to_base"], d, "gate")
     return found
@@ -116,12 +119,13 @@ def _gate(gate: Mapping[str, Any], dimension: str) -> str:
     return _alone(drawn, dimension)
 
 
-def _difference(rows: Mapping[str, Any], dimension: str, main: str) -> str:
+def _difference(rows: Mapping[str, Any], dimension: str, main: str, base: str = "base") -> str:
     shown = [
         ScoreRow(name, {dimension: _estimate(row[dimension])}, highlight=name == main)
-        for name, row in {"base": dict.fromkeys(DIMENSIONS), **rows}.items()
+        for name, row in {base: dict.fromkeys(DIMENSIONS), **rows}.items()
     ]
-    return _alone(dots(shown, dimension, f"difference to the base, {dimension}"), dimension)
+    beside = "the base" if base == "base" else base
+    return _alone(dots(shown, dimension, f"difference to {beside}, {dimension}"), dimension)
 
 
 def _estimate(value: Mapping[str, float] | None) -> Estimate:

@@ -25,6 +25,7 @@ TITLES = {
     "critic_evidence": "The critic over three seeds",
     "critic_shift": "The critic on sound moved in time",
     "metric_blindness": "What each metric sees",
+    "ablation": "Ablating base training",
     "branches": "Identity and motion branches",
 }
 COMMANDS = {
