@@ -1,7 +1,8 @@
 """A talking block against the published formulas, written anew: loops, slices, complex rotations.
 
 Nothing here uses masks, fused attention or the project's helpers, so what both agree on is the
-formula: Wan2.1's block, and FantasyTalking's audio term with only the real tokens of each window.
+formula: Wan2.1's block, FantasyTalking's audio term with only the real tokens of each window, and
+its identity term.
 """
 
 import math
@@ -11,7 +12,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor
 
-from ft2.wan.block import TalkingBlock
+from ft2.wan.block import IdentityProcessor, TalkingBlock
 
 FRAMES, ROWS, COLUMNS = 3, 1, 2
 K_LENS = ((2, 5, 3), (5, 1, 4))
@@ -65,8 +66,12 @@ def rotated(x: Tensor, heads: int) -> Tensor:
 
 
 def cross(w: Weights, x: Tensor, text: Tensor, image: Tensor, audio: list[Tensor],
-          scale: float, heads: int) -> Tensor:  # fmt: skip
-    """Text + image + audio_scale * audio, then the one output projection; a: windows or one."""
+          scale: float, heads: int,
+          known: tuple[Tensor, float] | None = None) -> Tensor:  # fmt: skip
+    """Text + image + lambda_1 audio (+ lambda_2 identity), then the one output projection.
+
+    The audio is in windows, or one for all; identity keys are not normalised, as audio's are not.
+    """
     q = rms_norm(linear(w, "attn2.to_q", x), w["attn2.norm_q.weight"])
     k = rms_norm(linear(w, "attn2.to_k", text), w["attn2.norm_k.weight"])
     total = attention(q, k, linear(w, "attn2.to_v", text), heads)
@@ -78,12 +83,18 @@ def cross(w: Weights, x: Tensor, text: Tensor, image: Tensor, audio: list[Tensor
         mine = q[number * per_window : (number + 1) * per_window]
         k = linear(w, "attn2.processor.k_proj", window)
         heard.append(attention(mine, k, linear(w, "attn2.processor.v_proj", window), heads))
-    return linear(w, "attn2.to_out.0", total + scale * torch.cat(heard))
+    total = total + scale * torch.cat(heard)
+    if known is not None:
+        k = linear(w, "attn2.identity.k_proj", known[0])
+        face = attention(q, k, linear(w, "attn2.identity.v_proj", known[0]), heads)
+        total = total + known[1] * face
+    return linear(w, "attn2.to_out.0", total)
 
 
 def published_block(w: Weights, x: Tensor, text: Tensor, image: Tensor, modulation: Tensor,
-                    audio: list[Tensor], scale: float, heads: int) -> Tensor:  # fmt: skip
-    """One Wan2.1 block with FantasyTalking's audio on one sample, [N, C]."""
+                    audio: list[Tensor], scale: float, heads: int,
+                    known: tuple[Tensor, float] | None = None) -> Tensor:  # fmt: skip
+    """One Wan2.1 block with FantasyTalking's audio (and identity) on one sample, [N, C]."""
     e = w["scale_shift_table"][0] + modulation
     y = layer_norm(x) * (1 + e[1]) + e[0]
     q = rotated(rms_norm(linear(w, "attn1.to_q", y), w["attn1.norm_q.weight"]), heads)
@@ -91,16 +102,20 @@ def published_block(w: Weights, x: Tensor, text: Tensor, image: Tensor, modulati
     y = attention(q, k, linear(w, "attn1.to_v", y), heads)
     x = x + linear(w, "attn1.to_out.0", y) * e[2]
     y = layer_norm(x, w["norm2.weight"], w["norm2.bias"])
-    x = x + cross(w, y, text, image, audio, scale, heads)
+    x = x + cross(w, y, text, image, audio, scale, heads, known)
     y = linear(w, "ffn.net.0.proj", layer_norm(x) * (1 + e[4]) + e[3])
     y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
     return x + linear(w, "ffn.net.2", y) * e[5]
 
 
-def random_block(heads: int, width: int, ffn: int, audio_dim: int) -> TalkingBlock:
+def random_block(
+    heads: int, width: int, ffn: int, audio_dim: int, identity_dim: int = 0
+) -> TalkingBlock:
     with torch.device("meta"):
         block = TalkingBlock(heads * width, ffn, heads, "rms_norm_across_heads", True, 1e-6,
                              heads * width, audio_dim)  # fmt: skip
+        if identity_dim:
+            block.attn2.identity = IdentityProcessor(identity_dim, heads * width)
     block.to_empty(device="cpu")
     torch.manual_seed(0)
     with torch.no_grad():
@@ -129,8 +144,26 @@ def close(ours: Tensor, want: Tensor, what: str) -> None:
 )
 def test_a_block_is_the_published_formulas(width: int, ffn: int, audio_dim: int, whole: bool):
     """Width 12 x 40 heads; slow: Wan 14B's own layer, 5120 wide. Frame level and clip level."""
+    check_block(random_block(40, width, ffn, audio_dim), width, audio_dim, whole)
+
+
+@pytest.mark.parametrize(
+    ("width", "audio_dim", "identity_dim"),
+    [(12, 40, 28), pytest.param(128, 2048, 1024, marks=pytest.mark.slow)],
+)
+def test_a_block_with_an_identity_is_the_published_formulas(
+    width: int, audio_dim: int, identity_dim: int
+):
+    """The same with identity tokens of strength 0.5 and 0; slow: 5120 wide, feed-forward 64."""
+    block = random_block(40, width, 64, audio_dim, identity_dim)
+    check_block(block, width, audio_dim, False, identity_dim)
+
+
+def check_block(
+    block: TalkingBlock, width: int, audio_dim: int, whole: bool, identity_dim: int = 0
+) -> None:
+    """Compare output and all gradients of a block with the formulas, to 1e-5."""
     heads, dim, tokens = 40, 40 * width, FRAMES * ROWS * COLUMNS
-    block = random_block(heads, width, ffn, audio_dim)
     x, text, image = (torch.randn(2, count, dim) for count in (tokens, 6, 4))
     modulation = torch.randn(2, 6, dim) * 0.3
     groups = 1 if whole else FRAMES
@@ -139,22 +172,30 @@ def test_a_block_is_the_published_formulas(width: int, ffn: int, audio_dim: int,
     audio = torch.randn(2, groups, 5, audio_dim) * mask[..., None]
     scale = torch.tensor([1.0, 0.7])
     given = [x, text, image, modulation, audio]
+    names = ["x", "text", "image", "modulation", "audio"]
+    strength = torch.tensor([0.5, 0.0])
+    if identity_dim:
+        given.append(torch.randn(2, 4, identity_dim))
+        names.append("identity")
     inputs = [tensor.requires_grad_() for tensor in given]
     rotary = WanRotaryPosEmbed(width, (1, 2, 2), 64)(torch.zeros(1, 1, FRAMES, 2, 4))
-    ours = block(x, text, image, modulation, rotary, audio, mask, scale, None)
+    identity = inputs[5] if identity_dim else None
+    ours = block(
+        x, text, image, modulation, rotary, audio, mask, scale, None, identity, strength
+    )  # fmt: skip
     w = dict(block.named_parameters())
     want = torch.stack([
         published_block(
             w, x[i], text[i], image[i], modulation[i],
             [audio[i, g, : int(lengths[i, g])] for g in range(groups)], float(scale[i]), heads,
+            None if identity is None else (identity[i], float(strength[i])),
         )
         for i in range(2)
     ])  # fmt: skip
     close(ours, want, "output")
     direction = torch.randn(ours.shape)
-    names = ["x", "text", "image", "modulation", "audio", *w]
     for name, mine, theirs in zip(
-        names,
+        [*names, *w],
         torch.autograd.grad((ours * direction).sum(), [*inputs, *w.values()]),
         torch.autograd.grad((want * direction).sum(), [*inputs, *w.values()]),
         strict=True,
