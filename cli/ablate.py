@@ -55,6 +55,7 @@ def stages_of(settings: AblationConfig, variant: Name, seed: int, output: Path) 
     recipe = settings.overrides.get("generator-frame", [])
     preset = load_config(TrainConfig, f"{settings.family}/generator-frame", recipe)
     changes: dict[str, Any] = {"data": settings.data, "model": settings.model, "seed": seed}
+    changes["cache"] = preset.cache or output / "encoded"
     if variant == "no identity":
         changes["dropout"] = preset.dropout.model_copy(update={"identity": 1.0})
     found: list[Stage] = []

@@ -89,6 +89,8 @@ def test_a_tiny_ablation_from_training_to_table(
     clips = {p: p.read_bytes() for p in (tmp_path / "run").glob("seed-0/*/clips/*.mp4")}
     assert len(clips) == 10
     assert len(set(clips.values())) > 5, "variants differ"
+    encoded = list((tmp_path / "run/encoded").glob("clips-*.safetensors"))
+    assert len(encoded) == 1, "all runs share what is encoded"
     weights = next((tmp_path / "run/seed-0").glob("clip-2/model/dit.safetensors"))
     before = weights.stat().st_mtime_ns
     assert call(*argv, "--resume") == 0
