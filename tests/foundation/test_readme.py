@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ft2.__main__ import main
 
@@ -59,3 +61,26 @@ def test_the_config_commands_run_in_order(
 def test_every_file_it_names_exists():
     for name in re.findall(r"\b([A-Z]+\.(?:md|cff)|\.ci/\w+|src/[\w/]+/)", README):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.slow
+def test_the_four_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As they stand, with little data and few steps; one expert stands for three and a gate."""
+    monkeypatch.chdir(tmp_path)
+    assert call("puppet", "build", "--conditions", "4", "--clips", "12", "-o", "clips", "-q") == 0
+    monkeypatch.chdir(tmp_path / "clips")
+    Image.open(next(Path("portraits").iterdir())).convert("RGB").save("me.jpg")
+    shutil.copy(next(Path("audio").iterdir()), "me.wav")
+    few = {
+        "critic": ["steps=2"],
+        "nsq": ["num_candidates=2", "pairing={max_per_condition: 1, by: margin, min_margin: 1e-6}"],
+        "tlpo": ["loop.num_steps=2", "engine.micro_batch_size=1"],
+        "generate": ["steps=2"],
+    }
+    starts = ("ft2 critic", "ft2 nsq", "ft2 tlpo train nano", "ft2 generate")
+    lines = [line for line in commands("ft2 ") if line.startswith(starts)]
+    assert len(lines) == 4
+    for line in lines:
+        words = shlex.split(line.replace("runs/fusion", "runs/expert-lip"))[1:]
+        assert call(*words, *few[words[0]], "-q") == 0, line
+    assert Path("me.mp4").is_file()
