@@ -62,7 +62,14 @@ def _read_generator(settings: "NsqConfig") -> "GenerateConfig | None":
     from ft2.config import load_config
     from ft2.generator.config import GenerateConfig
 
-    return load_config(GenerateConfig, settings.generator)
+    config = load_config(GenerateConfig, settings.generator)
+    for name in ("vram", "fp8"):
+        if getattr(config, name):
+            raise UsageError(
+                f"{settings.generator}: {name}={getattr(config, name)} is only for ft2 generate",
+                f"leave {name} out: candidates are sampled in batches, on one device",
+            )
+    return config
 
 
 def _inputs(settings: "NsqConfig") -> list[tuple[str, Path]]:

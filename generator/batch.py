@@ -19,7 +19,7 @@ from ft2.runs import read_json, write_json
 
 RESULTS = "results.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FIXED = ("model", "device")
+_FIXED = ("model", "device", "vram", "fp8")
 """Keys that rows cannot change: one model is loaded for all."""
 
 

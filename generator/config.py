@@ -261,6 +261,8 @@ class GenerateConfig(Config):
     """Where the model computes, ``cpu`` or ``cuda``."""
     vram: Literal[8, 16, 24, 48, 80, "auto"] | None = None
     """Memory of the graphics card in GiB to make do with; None keeps everything on the device."""
+    fp8: bool = False
+    """Store the transformer's frozen weights in float8: half the memory of bf16, other numbers."""
     crf: int = Field(16, ge=0, le=51)
     """Quality of the h264 file; lower is better."""
     portrait_margin: float = Field(0.0, ge=0)

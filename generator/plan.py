@@ -14,6 +14,7 @@ from ft2.wan.audio import audio_windows
 from ft2.wan.branches import branch_parameters
 from ft2.wan.dit import TalkingTransformer
 from ft2.wan.encoders import image_encoder, text_encoder
+from ft2.wan.float8 import float8_gib
 from ft2.wan.memory import plan_memory
 from ft2.wan.spec import Architecture, WanSpec
 from ft2.wan.weights import meta_dit, read_architecture
@@ -97,10 +98,16 @@ def plan_generation(config: GenerateConfig, inputs: Inputs | None = None) -> dic
     )
     size = 2 if config.model.precision == "bf16" else 4
     seconds = forwards * forward_flops(architecture, count) / A100_FLOPS
+    dit_gib = {False: count * size / GIB, True: float8_gib(meta_dit(config.model), size)}
     if config.vram not in (None, "auto"):
         others = encoders_gib(architecture, size)
-        placed = plan_memory(float(config.vram), count * size / GIB, others)
-        plan |= {"placement": placed.placement, "encoders_memory_gib": round(others, 3)}
+        placed = {
+            fp8: plan_memory(float(config.vram), gib, others).placement
+            for fp8, gib in dit_gib.items()
+        }
+        plan |= {"placement": placed[config.fp8], "encoders_memory_gib": round(others, 3)}
+        if placed[True] != placed[config.fp8]:
+            plan["placement_with_fp8"] = placed[True]
     if "motion" in config.model.branches:
         plan |= {"motion_face": config.motion.face, "motion_body": config.motion.body}
     if "identity" in config.model.branches:
@@ -113,7 +120,8 @@ def plan_generation(config: GenerateConfig, inputs: Inputs | None = None) -> dic
         "windows": windows,
         "steps": config.steps,
         "forward_passes": forwards,
-        "dit_memory_gib": round(count * size / GIB, 3),
+        "fp8": config.fp8,
+        "dit_memory_gib": round(dit_gib[config.fp8], 3),
         "estimate_seconds_on_one_a100": round(seconds, 2),
         "estimate_note": "arithmetic at half of the peak rate, not a measurement",
     }

@@ -16,6 +16,7 @@ from ft2.errors import RunError
 from ft2.generator.best import Judge, choose
 from ft2.generator.checks import Inputs, check_experts, check_inputs, check_strengths
 from ft2.generator.config import GenerateConfig
+from ft2.generator.placement import place_talker, start_device
 from ft2.generator.portrait_check import check_portrait
 from ft2.generator.record import (
     Clock,
@@ -30,7 +31,6 @@ from ft2.generator.sample import Gated
 from ft2.generator.windows import Latents, sample_long, window_audio
 from ft2.runs import Interrupts, Progress, hash_file, read_json, write_json
 from ft2.wan.condition import Conditioning
-from ft2.wan.memory import card_gib, encoders_of, place, plan_memory, size_gib
 from ft2.wan.model import TalkingModel
 from ft2.wan.weights import load_talking_model
 
@@ -54,14 +54,9 @@ class Talker:
         """
         check_experts(config.expert, policy)
         progress.update("load the model", 0, 1)
-        memory = None if config.vram is None else card_gib(config.vram, config.device)
-        device = config.device if memory is None else "cpu"
-        self.model = load_talking_model(config.model, device)
+        self.model = load_talking_model(config.model, start_device(config))
         self.policy = None if policy is None else make_policy(policy, self.model)
-        if memory is not None:
-            others = sum(size_gib(part) for part in encoders_of(self.model))
-            plan = plan_memory(memory, size_gib(self.model.dit), others)
-            place(self.model, config.device, plan)
+        place_talker(self.model, config)
         self.progress = progress
         progress.update("load the model", 1, 1)
 
@@ -124,7 +119,8 @@ class Talker:
         except BaseException as error:
             kept = latents.save(kept_latents(output), key)
             if isinstance(error, torch.OutOfMemoryError):
-                hint = f"set vram=24 (or 16, 8), model.precision=bf16; {RESUME if kept else ''}"
+                smaller = "set vram=24 (or 16, 8), model.precision=bf16, fp8=true"
+                hint = f"{smaller}; {RESUME if kept else ''}"
                 raise RunError(f"out of memory ({error})", hint) from error
             raise
 

@@ -40,8 +40,10 @@ def apply_linears(
     Returns:
         One [B, ..., out] for each.
     """
+    if gate is None or isinstance(gate, SharedGate):
+        return [apply_linear(linear, x, gate) for linear in linears]
     fused = [m for m in linears if isinstance(m, FusedLinear) and not hasattr(m.weight, "ds_id")]
-    if gate is None or isinstance(gate, SharedGate) or len(fused) < len(linears):
+    if len(fused) < len(linears):
         return [apply_linear(linear, x, gate) for linear in linears]
     return run_fused(fused, x, gate)
 

@@ -59,10 +59,11 @@ def merged_weight(layer: FusedLinear, own: Tensor) -> Tensor:
 
     The next call overwrites it. A weight in bfloat16 is rounded once, after the sum.
     """
+    weight = layer.weight  # read once: one that is stored in float8 is made anew each time
     scale = (own * layer.scaling).repeat_interleave(layer.rank).to(layer.lora_B)
-    up = (layer.lora_B * scale).to(layer.weight.dtype)
-    place = _buffer(layer.weight)
-    torch.addmm(layer.weight, up, layer.lora_A.to(layer.weight.dtype), out=place)
+    up = (layer.lora_B * scale).to(weight.dtype)
+    place = _buffer(weight)
+    torch.addmm(weight, up, layer.lora_A.to(weight.dtype), out=place)
     return place
 
 
