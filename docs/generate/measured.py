@@ -27,6 +27,7 @@ TITLES = {
     "metric_blindness": "What each metric sees",
     "ablation": "Ablating base training",
     "branches": "Identity and motion branches",
+    "generator_cache": "Training from the cache",
 }
 COMMANDS = {
     "generate": "python benchmarks/generate.py",

@@ -2,7 +2,7 @@
 
 Both training caches (``ft2 generator cache``, ``ft2 tlpo cache``) are such stores. A shard's index
 is written after its tensors, so a kill leaves whole shards and nothing else; rows are read one by
-one, so memory does not grow with their number.
+one, so memory holds their keys alone.
 """
 
 from __future__ import annotations
