@@ -54,8 +54,9 @@ class Stage:
         trainable: Mapping[str, nn.Parameter],
         export: Callable[[], object],
         in_reference: Mapping[str, object],
+        keep: Callable[[], object] = lambda: None,
     ) -> Result:
-        """Train, then call ``export`` on rank 0 while the weights are whole.
+        """Train, then call ``keep`` on all ranks and ``export`` on rank 0, with whole weights.
 
         Args:
             config: The stage.
@@ -65,6 +66,7 @@ class Stage:
             trainable: Parameters to train, by name.
             export: Writes the artefact.
             in_reference: What acts in the reference beside the base, for stored errors.
+            keep: Takes what is wanted of the trained weights: after this ZeRO-3 has them in parts.
         """
         whole = self.model.dit if config.engine.zero_stage == 3 else None
         step = PreferenceStep(self.model, gate, reference, trainable, config.dpo, whole)
@@ -83,6 +85,7 @@ class Stage:
             training = Training(self.run, engine, self.data, held_out, config, device, stored)
             result = run_loop(training, name, self.progress)
             with engine.gathered():
+                keep()
                 if engine.rank == 0:
                     export()
         finally:

@@ -138,6 +138,8 @@ def _fusion_stage(
 ) -> tuple[Result, GateMap]:
     model, policy = stage.model, stage.run.path / "policy"
     gate, reference = _make_gates(config, model, len(experts))
+    trained = copy.deepcopy(gate)
+    tau = _levels(config, model)  # now: ZeRO-3 will have the embedder in parts
     in_reference: dict[str, object] = {}
     if config.reference == "initial":
         files = {name: hash_file(path / ADAPTER_WEIGHTS) for name, path in experts.items()}
@@ -151,22 +153,19 @@ def _fusion_stage(
         _gate_function(config, model, gate),
         reference,
         trainable,
-        lambda: save_policy(
-            policy, experts, gate, config.gate, stage.base, _average(config, model, gate)
-        ),
+        lambda: save_policy(policy, experts, gate, config.gate, stage.base, _average(gate, tau)),
         in_reference,
+        lambda: trained.load_state_dict({n: t.detach() for n, t in gate.state_dict().items()}),
     )
-    result |= _gate_findings(config, model, gate, list(experts), result)
-    return result, _gate_map(config, model, gate, list(experts))
+    result |= _gate_findings(trained, tau, list(experts), result)
+    return result, _gate_map(trained, tau, list(experts))
 
 
 @torch.no_grad()
-def _gate_map(
-    config: FusionConfig, model: TalkingModel, gate: FusionGate, experts: list[ExpertName]
-) -> GateMap:
+def _gate_map(gate: FusionGate, tau: Tensor, experts: list[ExpertName]) -> GateMap:
     """Return the gate's weights for the heat map (the mean over a layer's linears)."""
-    levels = torch.linspace(0.05, 1, 20, device=model.device)
-    table = gate(timestep_features(model.dit, levels, config.gate.input)).cpu()
+    levels = _LEVELS[1::2]
+    table = gate(tau[1::2]).cpu()
     table = table.mean(2) if table.ndim == 4 else table
     weights: dict[str, list[list[float]]] = {
         name: table[..., k].t().tolist() for k, name in enumerate(experts)
@@ -175,14 +174,9 @@ def _gate_map(
 
 
 def _gate_findings(
-    config: FusionConfig,
-    model: TalkingModel,
-    gate: FusionGate,
-    experts: list[ExpertName],
-    result: Mapping[str, object],
+    gate: FusionGate, tau: Tensor, experts: list[ExpertName], result: Mapping[str, object]
 ) -> Result:
     """Return mean weights, entropy, total strength and alarms of a trained gate."""
-    tau = _levels(config, model)
     with torch.no_grad():
         table, share = gate(tau).cpu(), gate.shares(tau).cpu()
     axes = tuple(range(table.ndim - 1))
@@ -237,16 +231,19 @@ def _norm_b(adapter: Path) -> float:
     return sum(float(t.norm() ** 2) for n, t in tensors.items() if ".lora_B." in n) ** 0.5
 
 
+_LEVELS = torch.linspace(0.02, 1, 50)
+"""Noise levels at which a trained gate is looked at."""
+
+
 def _levels(config: FusionConfig, model: TalkingModel) -> Tensor:
-    """Return timestep features of fifty noise levels, at which a trained gate is looked at."""
-    levels = torch.linspace(0.02, 1, 50, device=model.device)
-    return timestep_features(model.dit, levels, config.gate.input)
+    """Return timestep features of these levels."""
+    return timestep_features(model.dit, _LEVELS.to(model.device), config.gate.input)
 
 
 @torch.no_grad()
-def _average(config: FusionConfig, model: TalkingModel, gate: FusionGate) -> list[list[float]]:
+def _average(gate: FusionGate, tau: Tensor) -> list[list[float]]:
     """Return the gate's mean weights over noise levels (and a layer's linears), [layers][K]."""
-    table = gate(_levels(config, model)).mean(0)
+    table = gate(tau).mean(0)
     mean: list[list[float]] = (table.mean(1) if table.ndim == 3 else table).tolist()
     return mean
 

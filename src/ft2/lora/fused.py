@@ -16,7 +16,7 @@ experts are trained; linears that read the same input share one down-projection.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ class FusedLinear(nn.Linear):
             [B, ..., out] in the dtype of the input (of autocast, where it is on).
         """
         if gate is None:
-            return F.linear(input, self.weight, self.bias)
+            return run_base(self, input)
         return run_fused((self,), input, gate)[0]
 
     def extra_repr(self) -> str:
@@ -112,6 +112,22 @@ class FusedLinear(nn.Linear):
             f"{super().extra_repr()}, num_experts={self.num_experts}, "
             f"rank={self.rank}, alpha={self.alpha:g}"
         )
+
+
+def run_base(layer: FusedLinear, x: Tensor) -> Tensor:
+    """Run the base alone, cast as `run_fused` casts.
+
+    Under ZeRO-3 DeepSpeed has a linear of its own that adds a float32 bias where autocast would
+    have rounded it: without this the reference would not be the policy at the first step.
+    """
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return F.linear(x, layer.weight, layer.bias)
+    dtype = torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, enabled=False):
+        own = cast("Tensor | None", layer.bias)
+        bias = None if own is None else own.to(dtype)
+        return F.linear(x.to(dtype), layer.weight.to(dtype), bias)
 
 
 def run_fused(layers: Sequence[FusedLinear], x: Tensor, gate: Tensor) -> list[Tensor]:
