@@ -79,8 +79,8 @@ def stages_of(settings: AblationConfig, variant: Name, seed: int, output: Path) 
     return found
 
 
-def check_inputs(settings: AblationConfig, output: Path) -> dict[str, Any]:
-    """Return the plan of an ablation, refusing what is missing before anything loads.
+def check_inputs(settings: AblationConfig, output: Path) -> None:
+    """Refuse what is missing before anything loads.
 
     Raises:
         UsageError: Conditions, data, or what the branches need are missing.
@@ -90,26 +90,38 @@ def check_inputs(settings: AblationConfig, output: Path) -> dict[str, Any]:
             f"{settings.conditions} does not exist",
             "`ft2 puppet build -o DIR --split dev --clips 0 --conditions 48`, then set conditions",
         )
-    conditions = read_conditions(settings.conditions)
     clips = read_clips(settings.data, limit=1)
-    runs: dict[str, int] = {}
-    for seed in settings.seeds:
-        for variant in settings.variants:
-            stages = stages_of(settings, variant, seed, output)
-            check_training(stages[0].config, clips)
-            for stage in stages:
-                runs[stage.folder] = stage.config.steps
-    return {
+    for variant in settings.variants:
+        first = stages_of(settings, variant, settings.seeds[0], output)[0]
+        check_training(first.config, clips)
+
+
+def plan_ablation(settings: AblationConfig, output: Path) -> dict[str, Any]:
+    """Return what an ablation would train and sample, and what it lacks."""
+    runs = {
+        stage.folder: stage.config.steps
+        for seed in settings.seeds
+        for variant in settings.variants
+        for stage in stages_of(settings, variant, seed, output)
+    }
+    there = settings.conditions.exists()
+    count = len(read_conditions(settings.conditions)) if there else 0
+    plan: dict[str, Any] = {
         "variants": list(settings.variants),
         "seeds": list(settings.seeds),
-        "conditions": len(conditions),
+        "conditions": count,
         "training_runs": len(runs),
         "training_steps": sum(runs.values()),
         "sampled_clips": len(settings.seeds)
         * len(settings.variants)
-        * len(conditions)
+        * count
         * len(settings.samples),
     }
+    try:
+        check_inputs(settings, output)
+    except UsageError as error:
+        plan["missing"] = str(error)
+    return plan
 
 
 def run_ablation(

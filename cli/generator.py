@@ -145,16 +145,16 @@ def ablate(
     quiet: Quiet = False,
 ) -> None:
     """Train without a stage, the lip mask or the identity, and compare by puppets' ground truth."""
-    from ft2.cli.ablate import check_inputs, run_ablation
+    from ft2.cli.ablate import check_inputs, plan_ablation, run_ablation
     from ft2.cli.ablate_config import AblationConfig
     from ft2.config import load_config
     from ft2.runs import check_output
 
     settings = load_config(AblationConfig, *split_config_args(args))
-    plan = check_inputs(settings, output)
     if dry_run:
-        emit(plan, json)
+        emit(plan_ablation(settings, output), json)
         return
+    check_inputs(settings, output)
     check_output(output, resume=resume)
     table = run_ablation(settings, output, resume=resume, progress=make_progress(quiet))
     say(f"the table is in {output / 'table.md'}, its charts in {output / 'report.html'}")

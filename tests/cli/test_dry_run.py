@@ -51,6 +51,7 @@ def plan(preset: str) -> list[str]:
         "nsq": "nsq build",
         "fusion": "tlpo train",
         "generate": "generate",
+        "generator-ablation": "generator ablate",
         "demo": "demo",
     }.get(kind, "tlpo train" if kind.startswith("expert") else "generator train")
     output = "new.mp4" if kind == "generate" else "new"
