@@ -45,23 +45,6 @@ def find_adapter(given: Path | None) -> Path:
     return path
 
 
-def refuse_short(folder: Path, frames: int, fps: float) -> None:
-    """Refuse to make videos that a critic could not judge, before they are made.
-
-    Raises:
-        UsageError: The videos will be shorter than the critic's clips.
-    """
-    from ft2.critic.adapter import read_card
-    from ft2.qwen.spec import QwenSpec
-
-    clip = QwenSpec.model_validate(read_card(find_adapter(folder)).model).clip
-    if frames / fps < clip.seconds - 0.5 / clip.fps:
-        raise UsageError(
-            f"the video will last {frames / fps:.2f} s, the critic needs {clip.seconds:.2f} s",
-            "give longer speech, or leave out --critic",
-        )
-
-
 def score(
     clips: Annotated[
         list[Path],

@@ -16,7 +16,7 @@ PORT = 7860
 
 
 def open_page(
-    source: str,
+    source: str | None,
     overrides: list[str],
     policy: Path | None,
     judge: "Judge | None",
@@ -30,7 +30,7 @@ def open_page(
     """Load model and policy, then serve the page on loopback until it is interrupted.
 
     Args:
-        source: Preset or YAML file.
+        source: Preset or YAML file; None for the defaults.
         overrides: ``KEY=VALUE`` on top; the page's fields begin with their values.
         policy: Policy to load, or None for the base.
         judge: Chooses the best of several seeds, or None.

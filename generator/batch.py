@@ -94,13 +94,13 @@ def _read_row(line: str, number: int, folder: Path) -> Row:
 
 
 def check_rows(
-    jobs: Sequence[tuple[Row, Job]],
+    jobs: Sequence[tuple[Row, Job]], judge: Judge | None = None
 ) -> tuple[list[tuple[Row, Job, Inputs]], dict[str, str]]:
     """Check the inputs of every row; return the good ones, and the error of each other."""
     good, failed = [], {}
     for row, job in jobs:
         try:
-            inputs = check_inputs(job.config, job.portrait, job.audio, job.output)
+            inputs = check_inputs(job.config, job.portrait, job.audio, job.output, judge)
             good.append((row, job, inputs))
         except Ft2Error as error:
             failed[row.name] = str(error)
@@ -139,7 +139,7 @@ def generate_rows(
         for row, job in jobs
         if not (rows.get(row.name, {}).get("done") and job.output.is_file())
     ]
-    good, failed = check_rows(waiting)
+    good, failed = check_rows(waiting, judge)
     for name, error in failed.items():
         say(f"{name}: {error}")
         rows[name] = {"done": False, "error": error}

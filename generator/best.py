@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from ft2.errors import UsageError
 from ft2.generator.record import Job, Record, seed_path
 from ft2.pairs import DIMENSIONS, Scores
 from ft2.runs import read_json, write_json
 
-Judge = Callable[[Sequence[Path]], list[Scores]]
-"""Returns the scores of video files, in their order."""
+
+@dataclass(frozen=True)
+class Judge:
+    """What chooses among several videos.
+
+    Attributes:
+        score: returns the scores of video files, in their order.
+        min_seconds: the shortest video that it can score.
+    """
+
+    score: Callable[[Sequence[Path]], list[Scores]]
+    min_seconds: float = 0.0
+
+    def check(self, seconds: float) -> None:
+        """Refuse videos that cannot be scored, before they are made.
+
+        Raises:
+            UsageError: they will be shorter than `min_seconds`.
+        """
+        if seconds < self.min_seconds:
+            raise UsageError(
+                f"the video will last {seconds:.2f} s, the critic needs {self.min_seconds:.2f} s",
+                "give longer speech, or choose without a critic",
+            )
 
 
 def choose(job: Job, seeds: Sequence[int], judge: Judge) -> Record:
     """Keep the best of the videos of several seeds under the job's name; return its record."""
     paths = [seed_path(job.output, seed) if len(seeds) > 1 else job.output for seed in seeds]
-    scores = judge(paths)
+    scores = judge.score(paths)
     records = [read_json(path.with_suffix(".json")) for path in paths]
     candidates = [
         {

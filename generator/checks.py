@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ft2 import media
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
+from ft2.generator.best import Judge
 from ft2.generator.config import ExpertConfig, GenerateConfig, MotionConfig
 from ft2.generator.inputs import find_portrait, read_sound
 from ft2.generator.sample import Gated
@@ -42,12 +43,14 @@ class Inputs:
     sound_rate: int
 
 
-def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Path) -> Inputs:
+def check_inputs(
+    config: GenerateConfig, portrait: Path, audio: Path, output: Path, judge: Judge | None = None
+) -> Inputs:
     """Read and check everything before a model loads.
 
     Raises:
         UsageError: if a file is missing or unreadable, the output is not an mp4 file's name,
-            or the picture shows no face.
+            the picture shows no face, or the video will be too short for the judge.
     """
     if output.suffix.lower() != ".mp4":
         raise UsageError(f"the output '{output}' is not an .mp4 file", "write -o NAME.mp4")
@@ -69,6 +72,8 @@ def check_inputs(config: GenerateConfig, portrait: Path, audio: Path, output: Pa
         need_face=config.need_face,
     )
     frames = num_frames(len(sound), clip)
+    if judge is not None:
+        judge.check(frames / clip.fps)
     starts = window_starts(frames, clip, config.long.overlap_frames)
     whole = len(sound) / clip.sample_rate
     if frames < clip.num_frames:

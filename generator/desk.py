@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,9 @@ class Desk:
             self._progress.begin()
             output = self._output / "new" / VIDEO
             with self.uploads.named_plainly():
-                checked = self._pool.submit(check_inputs, config, picture, sound, output).result()
+                checked = self._pool.submit(
+                    check_inputs, config, picture, sound, output, self._judge
+                ).result()
             job = self._place(config, picture, sound)
         except BaseException:
             self._busy = False
@@ -235,9 +237,9 @@ class Desk:
         def score(paths: Sequence[Path]) -> list[Scores]:
             assert judge is not None
             self._progress.update("score the videos", 0, 1)
-            return judge(paths)
+            return judge.score(paths)
 
-        return None if judge is None else score
+        return None if judge is None else replace(judge, score=score)
 
 
 def _shown(record: Record) -> list[dict[str, Any]]:

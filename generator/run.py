@@ -217,7 +217,7 @@ def generate_one(
         RunError: see :meth:`Talker.make`.
     """
     job = Job(config, portrait, audio, output, policy_path)
-    inputs = check_inputs(config, portrait, audio, output)
+    inputs = check_inputs(config, portrait, audio, output, judge)
     check_experts(config.expert, policy_path)
     for remark in inputs.remarks:
         say(remark)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from ft2.__main__ import main
-from ft2.cli.critic_use import refuse_short
+from ft2.cli.generate_run import find_judge
 from ft2.critic.train import train_critic
 from ft2.errors import UsageError
+from ft2.generator.config import GenerateConfig
 from ft2.runs import Silent
 
 
@@ -75,6 +76,7 @@ def test_score_and_eval_after_training(capsys, config, ratings, tmp_path):
 
 def test_videos_that_a_critic_could_not_judge_are_refused_before_they_are_made():
     critic = Path(__file__).parents[2] / "notebooks" / "critic"
-    refuse_short(critic, 21, 12.5)
-    with pytest.raises(UsageError, match=r"will last 1\.52 s, the critic needs 1\.68 s"):
-        refuse_short(critic, 19, 12.5)
+    judge = find_judge(critic, GenerateConfig(num_seeds=2))
+    judge.check(21 / 12.5)
+    with pytest.raises(UsageError, match=r"will last 1\.52 s, the critic needs 1\.64 s"):
+        judge.check(19 / 12.5)

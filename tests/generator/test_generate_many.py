@@ -9,6 +9,8 @@ import pytest
 
 from ft2 import faces, media
 from ft2.__main__ import main
+from ft2.generator.batch import Row, generate_rows
+from ft2.generator.best import Judge
 from ft2.generator.checks import check_inputs
 from ft2.generator.config import GenerateConfig
 from ft2.generator.record import Job
@@ -97,7 +99,7 @@ def test_the_best_by_a_judge_is_kept_and_all_scores_are_recorded(
         return [Scores(0.9 - lips[i], lips[i], 0.5) for i in range(len(paths))]
 
     job = Job(config, given["portrait"], given["audio"], output)
-    record = talker.make(job, inputs, judge=judge)
+    record = talker.make(job, inputs, judge=Judge(judge))
     assert [c["lip"] for c in record["candidates"]] == list(lips.values())
     assert record["config"]["seed"] == 1
     assert sorted(p.name for p in tmp_path.glob("best*")) == ["best.json", "best.mp4"]
@@ -219,3 +221,17 @@ def test_a_full_disk_keeps_the_latents(
     assert "No space left on device" in capsys.readouterr().err
     assert output.with_suffix(".latents.safetensors").exists()
     assert run("-o", str(output), "--resume") == 0
+
+
+def test_rows_too_short_for_the_judge_are_refused_before_the_model_loads(
+    given: dict[str, Path], tmp_path: Path
+) -> None:
+    config = GenerateConfig(num_seeds=2)
+    job = Job(config, given["portrait"], given["audio"], tmp_path / "a.mp4")
+    row = Row("a", given["portrait"], given["audio"], [])
+    judge = Judge(lambda paths: pytest.fail("nothing to judge"), min_seconds=60)
+    result = generate_rows(
+        [(row, job)], tmp_path, lambda: pytest.fail("no model"), lambda text: None, judge=judge
+    )
+    assert result["failed"] == ["a"]
+    assert "the critic needs 60.00 s" in (tmp_path / "results.json").read_text()

@@ -18,6 +18,7 @@ from chromium import Browser
 from ft2 import faces, media
 from ft2.__main__ import main
 from ft2.config import load_config
+from ft2.generator.best import Judge
 from ft2.generator.config import GenerateConfig
 from ft2.generator.desk import Desk, JobProgress
 from ft2.generator.page import generate_app, page_fields
@@ -37,6 +38,7 @@ def given(tmp_path_factory):
     media.write_png(folder / "face.png", faces.align(identities.load("astronaut").image))
     media.write_png(folder / "wall.png", np.full((128, 128, 3), 120, np.uint8))
     media.write_wav(folder / "sound.wav", rng.normal(size=8000).astype(np.float32) * 0.1)
+    media.write_wav(folder / "blip.wav", rng.normal(size=2000).astype(np.float32) * 0.1)
     (folder / "broken.wav").write_bytes(b"no sound here")
     return folder
 
@@ -56,7 +58,8 @@ class Page:
             self.talker, progress, lambda more: load_config(
                 GenerateConfig, None, [*self.overrides, *more]
             ),
-            ["prompt", *(f["key"] for f in fields)], output, judge=self.judge,
+            ["prompt", *(f["key"] for f in fields)], output,
+            judge=Judge(self.judge, min_seconds=0.45),
         )  # fmt: skip
         app = generate_app(self.desk, {"fields": fields, "prompt": ""}, TOKEN)
         ports = []
@@ -303,3 +306,11 @@ def test_a_person_makes_two_videos_in_a_browser_and_ends_it(trained, given, tmp_
     assert record["config"]["guidance"]["audio"] == 2.5
     assert not Path(record["inputs"]["portrait"]["path"]).is_absolute()
     assert [p.name for p in (tmp_path / "videos").iterdir()] == ["0001"]
+
+
+def test_sound_too_short_for_the_critic_is_refused_before_anything_is_made(page, given):
+    before = page.state()
+    status, said = page.start(given / "face.png", given / "blip.wav", num_seeds=2)
+    assert status == 422
+    assert "the critic needs 0.45 s" in said["error"]
+    assert page.state() == before
