@@ -16,6 +16,7 @@ from ft2.cli.compare import report_page
 from ft2.config import load_config
 from ft2.errors import UsageError
 from ft2.files import read_json, write_atomic, write_json
+from ft2.generator.checks import load_sampling
 from ft2.generator.config import GenerateConfig, TrainConfig
 from ft2.generator.data import read_clips
 from ft2.generator.sample import Sampler
@@ -79,6 +80,12 @@ def stages_of(settings: AblationConfig, variant: Name, seed: int, output: Path) 
     return found
 
 
+def sampling_of(settings: AblationConfig) -> GenerateConfig:
+    """Return how every variant's clips are sampled."""
+    changes = settings.overrides.get("generate", [])
+    return load_sampling(f"{settings.family}/generate", changes)
+
+
 def check_inputs(settings: AblationConfig, output: Path) -> None:
     """Refuse what is missing before anything loads.
 
@@ -90,6 +97,7 @@ def check_inputs(settings: AblationConfig, output: Path) -> None:
             f"{settings.conditions} does not exist",
             "`ft2 puppet build -o DIR --split dev --clips 0 --conditions 48`, then set conditions",
         )
+    sampling_of(settings)
     clips = read_clips(settings.data, limit=1)
     for variant in settings.variants:
         first = stages_of(settings, variant, settings.seeds[0], output)[0]
@@ -176,8 +184,7 @@ def score_variant(
     if record.exists():
         kept: Rows = read_json(record)
         return kept
-    changes = settings.overrides.get("generate", [])
-    generate = load_config(GenerateConfig, f"{settings.family}/generate", changes)
+    generate = sampling_of(settings)
     spec = settings.model.model_copy(
         update={"weights": str(folder / "model"), "architecture": None}
     )

@@ -12,7 +12,7 @@ from ft2.config import load_config
 from ft2.critic.api import TalkingCritic
 from ft2.errors import UsageError
 from ft2.files import read_json, write_atomic, write_json
-from ft2.generator.config import GenerateConfig
+from ft2.generator.checks import load_sampling
 from ft2.generator.sample import Sampler
 from ft2.pairs import DIMENSIONS, read_conditions
 from ft2.report import charts
@@ -93,7 +93,7 @@ def run_compare(
     def overrides(name: str) -> list[str]:
         return [*extra.get(name, []), *data]
 
-    generate = load_config(GenerateConfig, f"{family}/generate", extra.get("generate", []))
+    generate = load_sampling(f"{family}/generate", extra.get("generate", []))
     experts = {
         d: load_config(ExpertConfig, f"{family}/expert-{d}", overrides(f"expert-{d}"))
         for d in DIMENSIONS

@@ -8,6 +8,7 @@ from pathlib import Path
 from ft2.cli.demo_config import DemoConfig
 from ft2.config import load_config
 from ft2.critic.config import CriticConfig
+from ft2.generator.checks import load_sampling
 from ft2.generator.config import GenerateConfig
 from ft2.nsq.config import NsqConfig
 from ft2.pairs import DIMENSIONS, Dimension
@@ -64,7 +65,7 @@ def stage_configs(settings: DemoConfig, output: Path) -> StageConfigs:
     return StageConfigs(
         critic=load_config(CriticConfig, names["critic"], changes["critic"]),
         nsq=load_config(NsqConfig, names["nsq"], changes["nsq"]),
-        generate=load_config(GenerateConfig, names["generate"], changes["generate"]),
+        generate=load_sampling(names["generate"], changes["generate"]),
         experts={
             d: load_config(ExpertConfig, names[f"expert-{d}"], changes[f"expert-{d}"])
             for d in DIMENSIONS

@@ -205,12 +205,11 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure codec PSNR, and the mouth's correlation with the right and another sound."""
-    from ft2.config import load_config
-    from ft2.generator.config import GenerateConfig
+    from ft2.generator.checks import load_sampling
     from ft2.generator.evaluate import evaluate_generator
 
     source, overrides = split_config_args(args)
-    config = load_config(GenerateConfig, source or "nano/generate", overrides)
+    config = load_sampling(source or "nano/generate", overrides)
     result = evaluate_generator(
         config, data, tracker_data or data, clips, sheet, make_progress(quiet)
     )

@@ -59,17 +59,9 @@ def _read_generator(settings: "NsqConfig") -> "GenerateConfig | None":
     """Return how candidates are made, None where none are."""
     if settings.generator is None:
         return None
-    from ft2.config import load_config
-    from ft2.generator.config import GenerateConfig
+    from ft2.generator.checks import load_sampling
 
-    config = load_config(GenerateConfig, settings.generator)
-    for name in ("vram", "fp8"):
-        if getattr(config, name):
-            raise UsageError(
-                f"{settings.generator}: {name}={getattr(config, name)} is only for ft2 generate",
-                f"leave {name} out: candidates are sampled in batches, on one device",
-            )
-    return config
+    return load_sampling(settings.generator)
 
 
 def _inputs(settings: "NsqConfig") -> list[tuple[str, Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft2 import media
-from ft2.config import ClipFormat
+from ft2.config import ClipFormat, load_config
 from ft2.errors import UsageError
 from ft2.generator.best import Judge
 from ft2.generator.config import ExpertConfig, GenerateConfig, MotionConfig
@@ -102,6 +103,26 @@ def check_writable(folder: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         what = "not a directory" if not there.is_dir() else "not writable"
         raise UsageError(f"cannot write into '{folder}': '{there}' is {what}", "choose another -o")
+
+
+def load_sampling(source: str | None, overrides: Sequence[str] = ()) -> GenerateConfig:
+    """Load how commands sample that make many clips in batches, on one device.
+
+    Args:
+        source: preset or YAML file.
+        overrides: ``KEY=VALUE`` on top.
+
+    Raises:
+        UsageError: the config is wrong, or has what only `ft2 generate` does.
+    """
+    config = load_config(GenerateConfig, source, list(overrides))
+    for name in ("vram", "fp8"):
+        if getattr(config, name):
+            raise UsageError(
+                f"{source}: {name}={getattr(config, name)} is only for ft2 generate",
+                f"leave {name} out: clips are sampled in batches here, on one device",
+            )
+    return config
 
 
 def check_experts(strength: ExpertConfig, policy: Path | None) -> None:

@@ -50,8 +50,11 @@ def test_float8_is_refused_where_it_would_be_ignored(tmp_path, capsys):
     (tmp_path / "g.yaml").write_text("fp8: true\nmodel: {weights: nano}\n")
     from ft2.cli.nsq_build import _read_generator
     from ft2.errors import UsageError
+    from ft2.generator.checks import load_sampling
     from ft2.nsq.config import NsqConfig
 
+    with pytest.raises(UsageError, match="vram=24 is only for ft2 generate"):
+        load_sampling("nano/generate", ["vram=24"])
     with pytest.raises(UsageError, match="fp8=True is only for ft2 generate"):
         _read_generator(NsqConfig(conditions="c", critic="c", generator=str(tmp_path / "g.yaml")))
     assert run("device=cuda", "fp8=true", "--portrait", "x", "--audio", "y") == 2
