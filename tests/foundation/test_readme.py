@@ -1,5 +1,6 @@
 """The README is short, and every command in it exists with its options, presets and keys."""
 
+import json
 import re
 import shlex
 import shutil
@@ -84,3 +85,19 @@ def test_the_four_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.Monk
         words = shlex.split(line.replace("runs/fusion", "runs/expert-lip"))[1:]
         assert call(*words, *few[words[0]], "-q") == 0, line
     assert Path("me.mp4").is_file()
+
+
+def test_its_figures_are_those_of_the_recorded_demo():
+    found = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
+    rows = {"majority answer": "majority", "untrained": "untrained", "trained": "critic"}
+    rows |= {"trained, sound removed": "audio_removed", "generated clips: trained": "generated"}
+    rows |= {"trained, another clip's sound": "audio_swapped"}
+    rows |= {"generated clips: majority answer": "generated_majority"}
+    expected = {name: (found["critic accuracy"][key], ".2f") for name, key in rows.items()}
+    expected |= {name: (row, "+.2f") for name, row in found["difference_to_base"].items()}
+    for name, (row, form) in expected.items():
+        cells = [
+            f"{c['value']:{form}} [{c['low']:{form}}, {c['high']:{form}}]" for c in row.values()
+        ]
+        assert f"| {name} | {' | '.join(cells)} |" in README
+    assert f"{found['seconds'] / 60:.1f} minutes" in README
