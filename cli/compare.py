@@ -19,8 +19,9 @@ from ft2.report import charts
 from ft2.report.data import Estimate, ScoreRow
 from ft2.report.plain import page
 from ft2.runs import Progress, RunDir
-from ft2.tlpo.compare import Bench, compare
+from ft2.tlpo.compare import compare
 from ft2.tlpo.compare_table import BASE, Rows, markdown
+from ft2.tlpo.compare_train import Bench
 from ft2.tlpo.config import ExpertConfig, FusionConfig
 from ft2.tlpo.methods import METHODS, Method
 
@@ -64,7 +65,8 @@ def check_inputs(settings: CompareConfig) -> dict[str, Any]:
             "what is chosen on validation may not be measured on it",
         )
     methods, runs = methods_of(settings), len(settings.seeds)
-    tried = sum(len(m.candidates) for m in methods.values() if len(m.candidates) > 1)
+    experts = [len(sets) for name, sets in settings.sweep.items() if name not in METHODS]
+    tried = sum(experts) + sum(len(m.candidates) for m in methods.values() if len(m.candidates) > 1)
     clips = runs * len(methods) * len(ids["test"]) + tried * len(ids["validation"])
     trained = [m for m in methods.values() if m.kind in ("single", "gate")]
     return {
@@ -72,7 +74,10 @@ def check_inputs(settings: CompareConfig) -> dict[str, Any]:
         "seeds": list(settings.seeds),
         "test_conditions": len(ids["test"]),
         "validation_conditions": len(ids["validation"]),
-        "trainings": runs * (3 + len(trained)) + sum(len(m.candidates) - 1 for m in trained),
+        "trainings": runs * (3 + len(trained))
+        + sum(len(m.candidates) - 1 for m in trained)
+        + sum(experts)
+        - len(experts),
         "clips": len(settings.samples) * (clips + sum(map(len, ids.values()))),
     }
 
@@ -118,7 +123,10 @@ def run_compare(
         return [{**row, "group": row["utterance"]} for row in found]
 
     shown = CRITIC_COLUMNS if critic is not None else ()
-    bench = Bench(experts, fusion, model, score, output, COLUMNS, shown, progress)
+    swept = {
+        d: settings.sweep[f"expert-{d}"] for d in DIMENSIONS if f"expert-{d}" in settings.sweep
+    }
+    bench = Bench(experts, fusion, model, score, output, COLUMNS, shown, progress, swept)
     table: dict[str, Any] = {}
     for count in range(1, len(settings.seeds) + 1):  # a table after each seed
         table = compare(bench, methods_of(settings), settings.seeds[:count])

@@ -5,7 +5,10 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ft2.config import Config
+from ft2.pairs import DIMENSIONS
 from ft2.tlpo.methods import METHODS
+
+EXPERTS = tuple(f"expert-{dimension}" for dimension in DIMENSIONS)
 
 
 class CompareConfig(Config):
@@ -32,17 +35,20 @@ class CompareConfig(Config):
     sweep: dict[str, list[dict[str, str | int | float | bool | list[float]]]] = Field(
         default_factory=dict
     )
-    """For a method, sets of config keys of which the best on validation is taken, with the first
-    seed. One LoRA takes `loop.num_steps` up to those of the three experts and the gate."""
+    """For a method or an expert (expert-motion, expert-lip, expert-quality), sets of config keys of
+    which the best on validation is taken, with the first seed. An expert takes `loop.num_steps` up
+    to those of its preset, one LoRA up to those of the three experts and the gate."""
     overrides: dict[str, list[str]] = Field(default_factory=dict)
     """KEY=VALUE changes by preset: expert-motion, expert-lip, expert-quality, fusion, generate."""
 
     @model_validator(mode="after")
     def _check(self) -> "CompareConfig":
-        unknown = [n for n in (*self.methods, *self.sweep) if n not in METHODS]
+        unknown = [n for n in self.methods if n not in METHODS]
+        unknown += [n for n in self.sweep if n not in (*METHODS, *EXPERTS)]
         if unknown:
-            raise ValueError(f"unknown method {unknown[0]!r}; one of {', '.join(METHODS)}")
-        presets = ("expert-motion", "expert-lip", "expert-quality", "fusion", "generate")
+            names = ", ".join((*METHODS, *EXPERTS))
+            raise ValueError(f"unknown method {unknown[0]!r}; one of {names}")
+        presets = (*EXPERTS, "fusion", "generate")
         wrong = [name for name in self.overrides if name not in presets]
         if wrong:
             raise ValueError(f"no preset {wrong[0]!r} in a comparison; one of {', '.join(presets)}")

@@ -1,76 +1,22 @@
 """Methods against each other on one dataset: equal budgets, several seeds, one table.
 
-A method is trained anew for every seed. What is swept (a method's candidates) is chosen with the
-first seed on validation conditions and kept for the others; the test conditions are sampled once
-a seed, with the chosen one. Judging is the caller's.
+A method is trained anew for every seed. What is swept (a method's candidates, and those of the
+experts that most methods rest on) is chosen with the first seed on validation conditions and kept
+for the others; the test conditions are sampled once a seed, with the chosen one. Judging is the
+caller's.
 """
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-import torch
-
 from ft2.errors import UsageError
-from ft2.pairs import DIMENSIONS, Dimension
-from ft2.runs import Progress, RunDir, Silent, read_json, write_json
+from ft2.runs import read_json, write_json
 from ft2.tlpo.compare_table import BASE, Rows, mean_gain, summarise
-from ft2.tlpo.config import ExpertConfig, FusionConfig
-from ft2.tlpo.experts import ExpertName
-from ft2.tlpo.gate import GateTable
-from ft2.tlpo.methods import Changes, Method, changed, switch_table
-from ft2.tlpo.policy import Policy, load_policy, save_policy
-from ft2.tlpo.train import train_expert, train_fusion
-from ft2.wan.model import TalkingModel
+from ft2.tlpo.compare_train import Bench, Chosen, Trial, expert_method, make_policy
+from ft2.tlpo.methods import Method
+from ft2.tlpo.policy import load_policy
 
 SPLITS: Final[tuple[Literal["validation"], Literal["test"]]] = ("validation", "test")
-STEPS: Final = "loop.num_steps"
-_UNTRAINED = ("weight", "edges")
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a comparison works with."""
-
-    experts: Mapping[Dimension, ExpertConfig]
-    fusion: FusionConfig
-    model: TalkingModel
-    score: Callable[[str, Policy | None, Literal["validation", "test"]], Rows]
-    """Samples a policy under a name and judges the clips; None is the base."""
-    output: Path
-    columns: Sequence[str] = DIMENSIONS
-    """Scores in the rows that choose among candidates, more is better."""
-    reported: Sequence[str] = ()
-    """Further scores in the rows of test conditions."""
-    progress: Progress = field(default_factory=Silent)
-
-    @property
-    def budget(self) -> int:
-        """Steps of the three experts and the gate together: what one LoRA may train at most."""
-        steps = sum(config.loop.num_steps for config in self.experts.values())
-        return steps + self.fusion.loop.num_steps
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of a method."""
-
-    name: str
-    method: Method
-    candidate: int
-    seed: int
-
-    @property
-    def slug(self) -> str:
-        """The method's name as a file name."""
-        return self.name.replace(" ", "-").replace("/", "-")
-
-    @property
-    def folder(self) -> str:
-        """Where its policy is, relative to the comparison's output."""
-        return f"seed-{self.seed}/{self.slug}-{self.candidate}"
 
 
 def compare(bench: Bench, methods: Mapping[str, Method], seeds: Sequence[int]) -> dict[str, Any]:
@@ -90,6 +36,10 @@ def compare(bench: Bench, methods: Mapping[str, Method], seeds: Sequence[int]) -
     rows: dict[str, Rows] = {BASE: []}
     base = {split: bench.score(BASE, None, split) for split in SPLITS}
     chosen: dict[str, dict[str, Any]] = {}
+    for dimension in bench.candidates:
+        name, method = f"expert-{dimension}", expert_method(bench, dimension)
+        bench.progress.update("compare", 0, len(methods) * len(seeds), f"{name}, sweep")
+        chosen[name] = choose(bench, name, method, seeds[0], base["validation"], chosen)
     for run, seed in enumerate(seeds):
         rows[BASE] += [{**row, "run": run} for row in base["test"]]
         for place, (name, method) in enumerate(methods.items()):
@@ -111,7 +61,7 @@ def choose(
     method: Method,
     seed: int,
     base: Rows,
-    chosen: Mapping[str, Mapping[str, Any]],
+    chosen: Chosen,
 ) -> dict[str, Any]:
     """Return the best candidate of a method on validation conditions, and the whole sweep.
 
@@ -139,7 +89,7 @@ def choose(
     return found
 
 
-def _test_rows(bench: Bench, trial: Trial, chosen: Mapping[str, Mapping[str, Any]]) -> Rows:
+def _test_rows(bench: Bench, trial: Trial, chosen: Chosen) -> Rows:
     record = bench.output / f"seed-{trial.seed}" / f"{trial.slug}.json"
     if record.is_file():
         kept: Rows = read_json(record)
@@ -148,97 +98,3 @@ def _test_rows(bench: Bench, trial: Trial, chosen: Mapping[str, Mapping[str, Any
     found = bench.score(f"{trial.slug}-{trial.seed}", policy, "test")
     write_json(record, found)
     return found
-
-
-def make_policy(bench: Bench, trial: Trial, chosen: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Train or put together one policy and return its directory.
-
-    Args:
-        bench: Configs and model.
-        trial: What to make.
-        chosen: What sweeps took so far; the average of a gate is that of the chosen gate.
-    """
-    changes, output = trial.method.of(trial.candidate), bench.output / trial.folder
-    if trial.method.kind == "single":
-        return _train_single(bench, trial, output)
-    experts = seed_experts(bench, trial.seed)
-    if trial.method.kind == "merge":
-        save_policy(output, experts, _number(changes, "weight"))
-    elif trial.method.kind == "switch":
-        save_policy(output, experts, switch_table(changes["edges"], experts, bench.model))
-    elif trial.method.kind == "gate":
-        own = {**_trained(changes, trial.seed), "experts": dict(experts)}
-        fusion = changed(bench.fusion, own)
-        train_fusion(fusion, output, resume=True, progress=bench.progress, model=bench.model)
-    else:
-        number = chosen["gate"]["candidate"] if "gate" in chosen else 0
-        gate = bench.output / Trial("gate", trial.method, number, trial.seed).folder / "policy"
-        if not gate.is_dir():
-            raise UsageError("'gate average' needs the method 'gate' before it")
-        average = read_json(gate / "policy.json")["average"]
-        save_policy(output, experts, GateTable(torch.zeros(0), torch.tensor([average])))
-    return output
-
-
-def _trained(changes: Changes, seed: int) -> dict[str, object]:
-    kept = {key: value for key, value in changes.items() if key not in _UNTRAINED}
-    return {**kept, "loop.seed": seed}
-
-
-def _train_single(bench: Bench, trial: Trial, output: Path) -> Path:
-    """Train one LoRA on the pairs of all dimensions, for the whole budget or a candidate's steps.
-
-    A candidate that differs from an earlier one only in having more steps goes on from there:
-    training is the same to the bit whether it stops in between or not.
-    """
-    changes = _trained(trial.method.of(trial.candidate), trial.seed)
-    single = {"dimension": "mixed", "mask.kind": "none", STEPS: bench.budget}
-    config = changed(next(iter(bench.experts.values())), {**single, **changes})
-    steps = config.loop.num_steps
-    if steps > bench.budget:
-        raise UsageError(f"'{trial.name}' with {steps} steps exceeds the budget, {bench.budget}")
-    earlier = [
-        number
-        for number in range(trial.candidate)
-        if _apart_from_steps(trial.method.of(number))
-        == _apart_from_steps(trial.method.of(trial.candidate))
-    ]
-    if earlier and not (output / "config.yaml").exists():
-        _go_on(bench.output / Trial(trial.name, trial.method, earlier[-1], trial.seed).folder,
-               output, config, steps)  # fmt: skip
-    train_expert(config, output, resume=True, progress=bench.progress, model=bench.model)
-    return output
-
-
-def _apart_from_steps(changes: Changes) -> dict[str, object]:
-    return {key: value for key, value in changes.items() if key != STEPS}
-
-
-def _go_on(earlier: Path, output: Path, config: ExpertConfig, steps: int) -> None:
-    """Start a run from another's last checkpoint, if that has fewer steps."""
-    if not (earlier / "result.json").is_file():
-        return
-    latest = RunDir(earlier).latest()
-    if latest is None or latest[0] >= steps:
-        return
-    RunDir.open(output, config=config, resume=True)
-    for name in ("metrics.jsonl", "held_out_start.json"):
-        shutil.copyfile(earlier / name, output / name)
-    shutil.copytree(earlier / "checkpoints", output / "checkpoints", dirs_exist_ok=True)
-
-
-def seed_experts(bench: Bench, seed: int) -> dict[ExpertName, Path]:
-    """Return the three experts of a seed, trained if they are not there."""
-    found: dict[ExpertName, Path] = {}
-    for dimension, config in bench.experts.items():
-        output = bench.output / f"seed-{seed}" / f"expert-{dimension}"
-        own = changed(config, {"loop.seed": seed})
-        train_expert(own, output, resume=True, progress=bench.progress, model=bench.model)
-        found[dimension] = output
-    return found
-
-
-def _number(changes: Changes, key: str) -> float:
-    value = changes[key]
-    assert isinstance(value, int | float)
-    return float(value)

@@ -24,9 +24,10 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 class Method:
     """How a policy comes from the pairs."""
 
-    kind: Literal["single", "merge", "switch", "gate", "average"]
-    """``single``: one LoRA on all views; ``merge``: three experts at one strength; ``switch``: one
-    expert for each interval of noise levels; ``gate``: learned; ``average``: the gate's mean."""
+    kind: Literal["expert", "single", "merge", "switch", "gate", "average"]
+    """``expert``: one LoRA on its view; ``single``: one on all views; ``merge``: three experts at
+    one strength; ``switch``: one expert for each interval of noise levels; ``gate``: learned;
+    ``average``: the gate's mean."""
     changes: Changes = field(default_factory=dict)
     """What differs from the configs given."""
     candidates: Sequence[Changes] = ({},)

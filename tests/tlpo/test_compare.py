@@ -9,8 +9,9 @@ from tlpo_toys import SHAPE, World, expert_config, merit, sample, toy_conditioni
 
 from ft2.errors import UsageError
 from ft2.runs import read_json
-from ft2.tlpo.compare import Bench, Trial, compare, make_policy
+from ft2.tlpo.compare import compare
 from ft2.tlpo.compare_table import markdown, mean_gain, summarise
+from ft2.tlpo.compare_train import Bench, Trial, make_policy
 from ft2.tlpo.config import DpoConfig, FusionConfig
 from ft2.tlpo.methods import METHODS, Method, changed
 from ft2.tlpo.policy import Policy, load_policy
@@ -116,6 +117,34 @@ def test_a_sweep_is_of_the_first_seed_and_more_steps_go_on_from_fewer(
     ]
     assert len(steps) == 8
     assert read_json(tmp_path / "seed-3/ipo-0/result.json")["steps"] == 4
+
+
+def test_experts_are_swept_alone_and_the_chosen_ones_are_what_methods_rest_on(
+    world: World, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+    plain = bench_of(world, tmp_path, asked)
+    sets = ({"engine.learning_rate": 1e-9}, {}, {"dpo.beta": 300.0})
+    bench = replace(plain, candidates={"lip": sets})
+    table = compare(bench, {"merge 1": METHODS["merge 1"]}, [3, 4])
+    seen = [name for name, split in asked if split == "validation"]
+    assert seen == ["base", *(f"expert-lip-3-{n}" for n in range(3))]
+    sweep = table["chosen"]["expert-lip"]
+    gains = [entry["validation_gain"] for entry in sweep["sweep"]]
+    assert abs(gains[0]) < 1e-6 < abs(gains[1])  # one that learns nothing gains nothing
+    number = sweep["candidate"]
+    assert gains[number] == max(gains)
+    for seed in (3, 4):
+        used = tmp_path / f"seed-{seed}/merge-1-0/experts/lip/adapter_model.safetensors"
+        own = tmp_path / f"seed-{seed}/expert-lip-{number}/adapter/adapter_model.safetensors"
+        assert used.read_bytes() == own.read_bytes()
+        assert (tmp_path / f"seed-{seed}/expert-motion-0/result.json").is_file()
+    made = {p.name for p in (tmp_path / "seed-4").iterdir() if p.name.startswith("expert-lip")}
+    assert made == {f"expert-lip-{number}"}
+    long = replace(bench_of(world, tmp_path / "long", []),
+                   candidates={"lip": ({"loop.num_steps": 3},)})  # fmt: skip
+    with pytest.raises(UsageError, match="expert-lip' with 3 steps exceeds 2"):
+        compare(long, {"merge 1": METHODS["merge 1"]}, [5])
 
 
 def rows(values: list[float], run: int = 0) -> list[dict[str, object]]:

@@ -14,7 +14,8 @@ from ft2.cli.compare_config import CompareConfig
 from ft2.config import load_config
 from ft2.generator.config import GenerateConfig
 from ft2.pairs import DIMENSIONS
-from ft2.tlpo.compare import Bench, compare
+from ft2.tlpo.compare import compare
+from ft2.tlpo.compare_train import Bench
 from ft2.tlpo.config import ExpertConfig, FusionConfig
 from ft2.tlpo.methods import METHODS, changed
 
@@ -36,7 +37,7 @@ def test_every_candidate_fits_its_config_and_its_budget() -> None:
     load_config(GenerateConfig, "nano/generate", settings.overrides["generate"])
     experts, fusion = stages(settings)
     budget = sum(e.loop.num_steps for e in experts.values()) + fusion.loop.num_steps
-    assert budget == 136
+    assert budget == 160
     methods = methods_of(settings)
     assert list(methods) == list(METHODS)
     for name, method in methods.items():
@@ -44,13 +45,16 @@ def test_every_candidate_fits_its_config_and_its_budget() -> None:
             changes = method.of(number)
             if method.kind == "single":
                 one = changed(experts["motion"], {"dimension": "mixed", STEPS: budget, **changes})
-                assert one.loop.num_steps in (68, 136), name
+                assert one.loop.num_steps in (80, 160), name
             elif method.kind == "gate":
-                changed(fusion, changes)
+                assert changed(fusion, changes).loop.num_steps <= fusion.loop.num_steps
+    for d, config in experts.items():
+        for changes in settings.sweep[f"expert-{d}"]:
+            assert changed(config, changes).loop.num_steps <= config.loop.num_steps
 
 
 def small(path: Path) -> Path:
-    """Write the file with a 34th of its steps, one seed and no critic."""
+    """Write the file with a 40th of its steps, one seed and no critic."""
     data = yaml.safe_load(FILE.read_text())
     data |= {"seeds": [0], "critic": None, "overrides": copy.deepcopy(data["overrides"])}
     for name, count in {f"expert-{d}": 1 for d in DIMENSIONS}.items():
@@ -59,7 +63,7 @@ def small(path: Path) -> Path:
     for candidates in data["sweep"].values():
         for candidate in candidates:
             if STEPS in candidate:
-                candidate[STEPS] = 2
+                candidate[STEPS] = {80: 2}.get(candidate[STEPS], 1)
     path.write_text(yaml.safe_dump(data))
     return path
 
@@ -83,7 +87,8 @@ def test_the_whole_comparison_runs_with_a_tiny_budget(world: World, tmp_path: Pa
             for i in range(4)
         ]
 
-    bench = Bench(experts, fusion, world.model, score, tmp_path, DIMENSIONS)
+    swept = {d: settings.sweep[f"expert-{d}"] for d in DIMENSIONS}
+    bench = Bench(experts, fusion, world.model, score, tmp_path, DIMENSIONS, candidates=swept)
     table = compare(bench, methods_of(settings), settings.seeds)
     assert list(table["difference_to_base"]) == list(METHODS)
     for name, candidates in settings.sweep.items():
