@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ft2.critic.vary import recolour, soften
+from ft2.critic.vary import recolour, retexture, soften
 from ft2.errors import UsageError
 from ft2.qwen.spec import QwenSpec
 from ft2.runs import load_tensors
@@ -101,11 +101,14 @@ def loudness(audio: np.ndarray, num_tokens: int) -> np.ndarray:
 class Sampler:
     """Draws varied batches; the batch of a step depends on the seed and the step alone."""
 
-    def __init__(self, arrays: Arrays, spec: QwenSpec, seed: int, swap: float = 0.25) -> None:
-        """Keep the clips; `swap` is the share of clips that get another clip's sound."""
+    def __init__(
+        self, arrays: Arrays, spec: QwenSpec, seed: int, swap: float = 0.25, texture: float = 0.0
+    ) -> None:
+        """Keep the clips; `swap` and `texture` are the shares with other sound or texture."""
         from ft2.qwen.view import view_matrices
 
         self.arrays, self.spec, self.seed, self.swap = arrays, spec, seed, swap
+        self.texture = texture
         height, width = arrays.frames.shape[2:4]
         self.matrices = [torch.from_numpy(m) for m in view_matrices(spec, height, width)]
 
@@ -137,6 +140,8 @@ class Sampler:
         shown = data.shown[index]
         shown = torch.where(mirror.view(-1, 1, 1), shown * sign, shown)
         frames = recolour(soften(_move(data.frames, index, mirror, rng), rng), rng)
+        if self.texture:
+            frames = retexture(frames, rng, self.texture).clamp_(0, 255)
         labels = data.labels[index].clone()
         labels[:, 1] &= ~(swapped & (other != index))
         return Batch(

@@ -46,6 +46,8 @@ class PretrainConfig(Config):
     """Decoupled weight decay."""
     swap: float = Field(0.25, ge=0, le=1)
     """Share of clips that get another clip's sound."""
+    texture: float = Field(0.0, ge=0, le=1)
+    """Share of clips that are mixed with a random convolution of themselves."""
     bf16: bool = True
     """Multiply in bfloat16; weights and optimiser stay float32."""
     checkpoint_steps: int = Field(250, ge=1)
@@ -107,7 +109,7 @@ def make_state(config: PretrainConfig, train: Arrays) -> State:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         heads = hd.Heads(config.model, train.shown.shape[2], len(train.kind_names))
-    sampler = Sampler(train, config.model, config.seed, config.swap)
+    sampler = Sampler(train, config.model, config.seed, config.swap, config.texture)
     some = sampler.plain(torch.arange(0, len(train), max(1, len(train) // 512)))
     trained = [*thinker.parameters(), *heads.parameters()]
     return State(

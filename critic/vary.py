@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def soften(frames: Tensor, rng: torch.Generator) -> Tensor:
@@ -29,6 +30,42 @@ def soften(frames: Tensor, rng: torch.Generator) -> Tensor:
             soft = soft.mul(2).add_(up).add_(down).mul_(0.25)
         out[chosen] = torch.lerp(sharp, soft, amount[chosen].view(-1, 1, 1, 1, 1))
     return out
+
+
+def retexture(frames: Tensor, rng: torch.Generator, share: float) -> Tensor:
+    """Mix clips with random 3x3 convolutions of themselves, the same for all frames of a clip.
+
+    Few faces have few textures; shapes, movement and the departure from the first frame survive
+    (RandConv: Xu et al., ICLR 2021, arXiv 2007.13003). Mean and spread of each channel stay.
+
+    Args:
+        frames: float [B, F, H, W, 3].
+        rng: Source of randomness.
+        share: Share of clips that are changed, each by a random amount.
+
+    Returns:
+        float [B, F, H, W, 3], not clamped; a new tensor if a clip is changed.
+    """
+    size = len(frames)
+    kernels = torch.randn(size, 3, 3, 3, 3, generator=rng)
+    amount = torch.rand(size, generator=rng)
+    chosen = (torch.rand(size, generator=rng) < share).nonzero()[:, 0]
+    if not len(chosen):
+        return frames
+    out = frames.clone()
+    for i in chosen.tolist():
+        clip = frames[i].movedim(-1, 1)
+        made = F.conv2d(F.pad(clip, (1, 1, 1, 1), mode="replicate"), kernels[i])
+        (mean, spread), (own_mean, own_spread) = _moments(clip), _moments(made)
+        made = (made - own_mean) * (spread / own_spread) + mean
+        out[i] = torch.lerp(clip, made, float(amount[i])).movedim(1, -1)
+    return out
+
+
+def _moments(clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel of a clip [F, 3, H, W], as [3, 1, 1]."""
+    spread, mean = torch.std_mean(clip, dim=(0, 2, 3))
+    return mean[:, None, None], spread[:, None, None] + 1e-3
 
 
 def recolour(frames: Tensor, rng: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from critic_toys import SMALL
 from ft2.critic import base, heads
 from ft2.critic.arrays import CURVES, MIRRORED, Arrays, Sampler, load_arrays, loudness
 from ft2.critic.publish import publish
+from ft2.critic.vary import retexture
 from ft2.errors import UsageError
 from ft2.qwen.thinker import load_thinker
 from ft2.qwen.tokens import build_processor
@@ -173,3 +174,24 @@ def test_published_base_is_the_run_in_half_precision(data, tmp_path):
     for name, tensor in thinker.state_dict().items():
         assert torch.equal(tensor, trained[name].half().float())
     assert processor.tokenizer("Yes").input_ids == build_processor(SMALL).tokenizer("Yes").input_ids
+
+
+def test_random_textures_are_one_a_clip_and_keep_its_mean_and_spread() -> None:
+    rng = torch.Generator().manual_seed(5)
+    still = 255 * torch.rand(6, 1, 16, 16, 3, generator=rng)
+    clips = torch.cat([still, still.roll(2, dims=3), still], dim=1)
+    made = retexture(clips, torch.Generator().manual_seed(3), 1.0)
+    assert torch.equal(made[:, 0], made[:, 2])  # what stands still stays still
+    inner = (slice(None), slice(None), slice(3, -3))
+    torch.testing.assert_close(  # what moves is moved, away from the borders
+        made[:, 0].roll(2, dims=2)[inner], made[:, 1][inner], rtol=1e-4, atol=1e-2
+    )
+    for axis in range(3):
+        theirs, ours = clips[..., axis].flatten(1), made[..., axis].flatten(1)
+        torch.testing.assert_close(ours.mean(1), theirs.mean(1), rtol=1e-3, atol=1e-2)
+        assert (ours.std(1) <= theirs.std(1) * 1.001).all()  # a mixture spreads no more
+    assert (made - clips).abs().mean() > 10
+    assert retexture(clips, rng, 0.0) is clips
+    half = retexture(clips.repeat(40, 1, 1, 1, 1), torch.Generator().manual_seed(4), 0.5)
+    changed = (half != clips.repeat(40, 1, 1, 1, 1)).flatten(1).any(1).float().mean()
+    assert 0.4 < changed < 0.6
