@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Plan:
             "pairs": len(self.matched),
             "metrics": list(self.bench.metrics),
             "gaps": dict(self.bench.gaps),
+            "remarks": self.bench.remarks,
         }
 
 
@@ -126,7 +127,7 @@ def _summed(
         "remarks": remarks + notes,
         "gaps": gaps,
         "facts": facts_of(made.bench),
-        "weights": made.bench.weights,
+        "weights": {key: asdict(found) for key, found in made.bench.weights.items()},
     }
 
 

@@ -12,6 +12,7 @@ import commands
 import figures
 import keys
 import measured
+import metrics
 
 DOCS = Path(__file__).resolve().parents[1]
 
@@ -19,6 +20,7 @@ DOCS = Path(__file__).resolve().parents[1]
 def files() -> dict[Path, str]:
     """Return the text of every generated file by its path below docs/."""
     found = {Path("reference/cli.md"): commands.page(), Path("measured.md"): measured.page()}
+    found[Path("reference/metrics.md")] = metrics.page()
     found |= {Path("reference/config") / name: text for name, text in keys.pages().items()}
     found |= {Path("reference/api") / name: text for name, text in api.pages().items()}
     found |= {Path("explanation/figures") / name: text for name, text in figures.all_svg().items()}

@@ -58,7 +58,7 @@ class MissingExtra(UsageError):
         """Name the package that could not be imported and the extra that installs it."""
         super().__init__(
             f"the package '{package}' is not installed",
-            f"uv sync in a clone of ft2 brings it; elsewhere its extra: pip install 'ft2[{extra}]'",
+            f"in a clone of ft2: uv sync --extra {extra}, or pip install '.[{extra}]'",
         )
         self.package = package
         self.extra = extra

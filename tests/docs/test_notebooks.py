@@ -56,7 +56,7 @@ def test_without_its_extra_it_says_what_to_install(package: str, copy: Path):
     with pytest.raises(CellExecutionError) as caught:
         run(notebook, copy)
     assert f"the package '{package}' is not installed" in str(caught.value)
-    assert "pip install 'ft2[notebooks]'" in str(caught.value)
+    assert "pip install '.[notebooks]'" in str(caught.value)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

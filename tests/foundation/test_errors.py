@@ -24,7 +24,7 @@ def test_exit_codes(error: Ft2Error, code: int):
 def test_a_missing_extra_says_what_to_install():
     error = MissingExtra("mediapipe", "face")
     assert "mediapipe" in error.message
-    assert "ft2[face]" in error.hint
+    assert ".[face]" in error.hint
     assert isinstance(error, UsageError)
 
 

@@ -156,7 +156,7 @@ def test_one_clip_without_sound_and_with_gaps(folders, tmp_path, capsys):
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert not {"lip_best", *NINE} & set(result["run"]["means"])
     assert set(result["gaps"]) == {"critic", "fid", "fvd", "sync", "expression", "identity",
-                                   "dynamics", "aesthetic"}  # fmt: skip
+                                   "dynamics", "imaging", "aesthetic"}  # fmt: skip
     gap = next(line for line in out.splitlines() if "Sync-C" in line)
     assert "\u2013" in gap
     assert "0" not in gap.replace("Sync-C", "")

@@ -1,6 +1,9 @@
 """Weights are loaded whole or refused; and the arithmetic around the networks."""
 
+import hashlib
+import importlib.util
 import json
+import re
 
 import numpy as np
 import onnx
@@ -17,8 +20,9 @@ from ft2.metrics.config import EvaluateConfig, WeightsConfig
 from ft2.metrics.dynamics import Dynamics
 from ft2.metrics.evaluate import Bench, choose, measure_clip
 from ft2.metrics.expression import TEMPLATE, aligned, five_points, load_arcface
-from ft2.metrics.measure import Clip, Measured, Weights
+from ft2.metrics.measure import Clip, Measured
 from ft2.metrics.network import pictures, steadiness
+from ft2.metrics.published import Published, Weights
 from ft2.metrics.sync import Sync, mouths, scores
 from ft2.metrics.weights import fill, identify, pretrained, read_state
 
@@ -74,17 +78,56 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         load_arcface(path)
 
 
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of b"abc"
+
+
 def test_published_sums_are_compared(tmp_path):
-    path = tmp_path / "w.pth"
+    path = tmp_path / "other.pth"
     path.write_bytes(b"abc")
-    known = Weights("raft", "w-ba7816bf.pth", "somewhere", "ba7816bf")
-    assert identify(known, path).startswith("ba7816bf")
-    with pytest.raises(UsageError, match="begins with ba7816bf, that of"):
-        identify(Weights("raft", "w-00.pth", "somewhere", "00"), path)
-    folder = Weights("dino", "facebook/dino-vitb16", "somewhere", folder=True)
-    assert identify(folder, "facebook/dino-vitb16") == "facebook/dino-vitb16"
+    for known in (ABC, "ba7816bf"):
+        found = identify(Weights("raft", "somewhere", (Published("w.pth", known, "x"),)), path)
+        assert (found.sha256, found.published, found.remark) == (ABC, "w.pth", "")
+    differs = Weights("raft", "somewhere", (Published("w.pth", "00" * 32, "x"),))
+    found = identify(differs, path)
+    assert found.published == ""
+    assert ABC in found.remark
+    assert "00" * 32 in found.remark
+    with pytest.raises(
+        UsageError, match=f"not the published w.pth: its SHA-256 is {ABC}, publ.*00"
+    ):
+        identify(differs, path.rename(tmp_path / "w.pth"))
+    unknown = Weights("raft", "somewhere", (Published("w.pth"),))
+    assert "no published file that we know" in identify(unknown, tmp_path / "w.pth").remark
+
+
+def test_a_model_is_its_folder_or_its_id(tmp_path, monkeypatch):
+    files = (Published("model.safetensors", ABC, "x"), Published("pytorch_model.bin"))
+    model = Weights("dino", "somewhere", files, hub_id="facebook/dino-vitb16")
     with pytest.raises(UsageError, match="neither a model's folder nor a hub id"):
-        identify(folder, str(path))
+        identify(model, str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert identify(model, str(tmp_path)).sha256 == ""
+    (tmp_path / "model.safetensors").write_bytes(b"abc")
+    assert identify(model, str(tmp_path)).published == "model.safetensors"
+    (tmp_path / "model.safetensors").write_bytes(b"tuned")
+    assert ABC in identify(model, str(tmp_path)).remark
+    cached = {"facebook/dino-vitb16": str(tmp_path / "model.safetensors")}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda r, n: cached.get(r))
+    assert ABC in identify(model, "facebook/dino-vitb16").remark
+    cached.clear()
+    assert identify(model, "facebook/dino-vitb16").remark == ""
+    assert "not facebook/dino-vitb16" in identify(model, "some/other").remark
+
+
+def test_every_sum_is_whole_and_says_who_states_it():
+    files = [f for facts in FACTS.values() for w in facts.weights for f in w.files]
+    assert len(files) >= 13
+    for file in files:
+        assert file.stated_by, file.name
+        assert len(file.sha256) in (0, 8, 64)
+        assert not set(file.sha256) - set("0123456789abcdef")
+        prefix = re.search(r"-([0-9a-f]{8})\.pth$", file.name)  # torch's own file names carry it
+        assert prefix is None or file.sha256.startswith(prefix[1])
 
 
 def test_a_model_that_is_not_there_or_lacks_weights(tmp_path):
@@ -223,7 +266,10 @@ def test_es_by_onnx_comes_with_motion_and_a_gap_for_sd(folders, tmp_path, capsys
     assert "head_spread" in result["run"]["means"]
     assert "weights.raft" in result["gaps"]["dynamics"]
     assert "ES and IDC rise on a still video" in out
-    assert len(result["weights"]["arcface"]) == 64
+    found = result["weights"]["arcface"]
+    assert (len(found["sha256"]), found["published"]) == (64, "")
+    assert found["sha256"] in out  # a remark: no published file
+    assert "non-commercial research only" in out
 
 
 def test_values_that_are_not_finite_are_gaps(folders, tmp_path, capsys):
@@ -237,12 +283,15 @@ def test_values_that_are_not_finite_are_gaps(folders, tmp_path, capsys):
 
 
 def test_a_wrong_weights_file_is_told_before_anything_starts(folders, tmp_path, capsys):
-    (tmp_path / "w.pth").write_bytes(b"weights")
+    names = ("syncnet_v2.model", "pt_inception-2015-12-05-6726825d.pth")
+    for name in names:
+        (tmp_path / name).write_bytes(b"planted")
+    planted = hashlib.sha256(b"planted").hexdigest()
     for given, message in (
-        (f"weights.raft={tmp_path / 'w.pth'}", "begins with"),
+        (f"weights.syncnet={tmp_path / names[0]}", f"{planted}, published is 961e8696"),
         (f"weights.syncnet={tmp_path / 'absent.model'}", "there is no file"),
         ("weights.dino=nonsense", "neither a model's folder nor a hub id"),
-        (f"weights.inception={tmp_path / 'w.pth'}", "6726825d"),
+        (f"weights.inception={tmp_path / names[1]}", f"{planted}, published is 6726825d"),
     ):
         code, _, err = run(capsys, folders / "good", given, "-o", tmp_path / "out")
         assert code == 2
@@ -250,15 +299,22 @@ def test_a_wrong_weights_file_is_told_before_anything_starts(folders, tmp_path, 
         assert not (tmp_path / "out").exists()
 
 
-def test_every_metric_is_built_from_its_settings(tmp_path):
+def test_every_metric_is_built_from_its_settings(tmp_path, monkeypatch):
     given = {}
     for facts in FACTS.values():
         for weights in facts.weights:
             path = tmp_path / weights.key
             path.write_bytes(b"x")
-            given[weights.key] = "some/model" if weights.folder else path
+            given[weights.key] = "some/model" if weights.hub_id else path
     settings = EvaluateConfig(weights=WeightsConfig(**{k: v for k, v in given.items()
                               if k not in ("raft", "inception")}))  # fmt: skip
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyiqa" else True)
     bench = choose(settings)
-    assert set(bench.gaps) == {"critic", "fid", "dynamics"}
+    assert set(bench.gaps) == {"critic", "fid", "dynamics", "imaging"}
+    assert "pip install '.[iqa]'" in bench.gaps["imaging"]
+    assert "no commercial use" in bench.gaps["imaging"]
     assert all(bench.metrics[name].facts is FACTS[name] for name in bench.metrics)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    with_pyiqa = choose(settings)
+    assert with_pyiqa.metrics["imaging"].facts is FACTS["imaging"]
+    assert sum("no commercial use" in remark for remark in with_pyiqa.remarks) == 2

@@ -3,12 +3,14 @@
 Only a test may do so: what the metric loads itself is refused when it was never trained.
 """
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from ft2.errors import UsageError
-from ft2.metrics import aesthetic, dynamics, expression, fid, fvd, identity, sync
+from ft2.errors import MissingExtra, UsageError
+from ft2.metrics import aesthetic, dynamics, expression, fid, fvd, identity, imaging, sync
 from ft2.metrics.frechet import frechet_distance
 from ft2.metrics.i3d import InceptionI3d
 from ft2.metrics.iresnet import DEPTHS, IResNet, depths_of
@@ -145,3 +147,37 @@ def test_aesthetic(clean):
         scored = aesthetic.Scored(clip, head)
         found = aesthetic.Aesthetic(lambda: scored).measure(part(clean[0], 2))  # noqa: B023
         assert -1 < found.values["aesthetic"] < 1
+
+
+def test_imaging_quality_of_pyiqa(clean, tmp_path, monkeypatch):
+    """Runs where pyiqa is (`uv sync --extra iqa`, as .ci/run does): nobody gets it unasked."""
+    pytest.importorskip("pyiqa", reason="an option under its own licence: uv sync --extra iqa")
+    network = seeded(imaging.musiq)
+    assert size(network) == pytest.approx(27.1e6, rel=0.01)
+    metric = imaging.Imaging(lambda: network)
+    sharp = metric.measure(part(clean[0], 3)).values["imaging"]
+    assert np.isfinite(sharp)
+    frames = part(clean[0], 3).frames
+    frame = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255  # 64 pixels: neither cut nor scaled
+    with torch.no_grad():
+        assert sharp == pytest.approx(float(network(frame).mean()) / 100, abs=1e-6)
+    path = tmp_path / "musiq.pth"
+    torch.save(network.state_dict(), path)
+    with pytest.raises(UsageError, match="never trained"):
+        imaging.load_musiq(path)
+    state = network.state_dict()
+    state["gn_root.weight"] += 0.1
+    torch.save(state, path)
+    assert size(imaging.load_musiq(path)) == size(network)
+
+
+def test_imaging_quality_without_pyiqa_or_with_large_frames(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    monkeypatch.setitem(sys.modules, "pyiqa.archs.musiq_arch", None)
+    with pytest.raises(MissingExtra, match="pyiqa") as missing:
+        imaging.musiq()
+    assert "--extra iqa" in missing.value.hint
+    frames = np.full((2, 600, 1024, 3), 51, np.uint8)
+    found = imaging.whole(frames)
+    assert found.shape == (2, 3, 300, 512)
+    assert torch.allclose(found, torch.tensor(0.2))

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor, nn
 
 from ft2.errors import UsageError
 from ft2.metrics.catalogue import FACTS
 from ft2.metrics.measure import Clip, Facts, Measured
-from ft2.metrics.network import Load, Network, pictures
+from ft2.metrics.network import MOST_FRAMES, Load, Network, pictures, spread
 from ft2.metrics.weights import fill, pretrained, read_state
 
 SIDE, WIDTH = 224, 768
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's own normalisation of RGB in [0, 1]."""
-
-MOST_FRAMES = 16
-"""Frames of a clip that are scored, evenly spaced: neighbours look alike."""
 
 
 class Aesthetic:
@@ -36,9 +32,8 @@ class Aesthetic:
 
     def measure(self, clip: Clip) -> Measured:
         """Measure one clip."""
-        count = len(clip.frames)
-        chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int))
-        scores = self._network(pictures(clip.frames[chosen], SIDE, MEAN, STD))
+        frames = clip.frames[spread(len(clip.frames), MOST_FRAMES)]
+        scores = self._network(pictures(frames, SIDE, MEAN, STD))
         return Measured({"aesthetic": float(scores.mean()) / 10})
 
 

@@ -28,7 +28,7 @@ def build(name: str, settings: EvaluateConfig) -> Metric:
 
 def _with_network(name: str, settings: EvaluateConfig) -> Metric:
     """Return a metric that runs a network; torch is imported here and not before."""
-    from ft2.metrics import aesthetic, dynamics, expression, fid, fvd, identity, sync
+    from ft2.metrics import aesthetic, dynamics, expression, fid, fvd, identity, imaging, sync
 
     given, device, size = settings.weights, settings.device, settings.batch_size
     if name == "fid" and (path := given.inception):
@@ -45,6 +45,8 @@ def _with_network(name: str, settings: EvaluateConfig) -> Metric:
         return sync.Sync(partial(sync.load_syncnet, path), device, size, shift, track)
     if name == "identity" and (model := given.dino):
         return identity.Identity(partial(identity.load_dino, model), device, size)
+    if name == "imaging" and (path := given.musiq):
+        return imaging.Imaging(partial(imaging.load_musiq, path), device, size)
     if name == "aesthetic" and (clip := given.clip) and (head := given.aesthetic):
         return aesthetic.Aesthetic(partial(aesthetic.load_aesthetic, clip, head), device, size)
     raise KeyError(f"no metric '{name}' with its weights")

@@ -5,26 +5,18 @@ A test holds that each module measures exactly the columns that stand here.
 
 from __future__ import annotations
 
-from ft2.metrics.measure import Column, Facts, Weights
-
-INCEPTION = Weights(
-    "inception", "pt_inception-2015-12-05-6726825d.pth", "toshas/torch-fidelity", "6726825d"
+from ft2.metrics.measure import Column, Facts
+from ft2.metrics.published import (
+    AESTHETIC,
+    ARCFACE,
+    CLIP,
+    DINO,
+    I3D,
+    INCEPTION,
+    MUSIQ,
+    RAFT,
+    SYNCNET,
 )
-I3D = Weights(
-    "i3d", "i3d_pretrained_400.pt", "wilson1yan/VideoGPT (layout of piergiaj/pytorch-i3d)"
-)
-SYNCNET = Weights("syncnet", "syncnet_v2.model", "joonson/syncnet_python")
-ARCFACE = Weights(
-    "arcface", "backbone.pth (IResNet-50 or -100) or w600k_r50.onnx",
-    "deepinsight/insightface (models for non-commercial research)",
-)  # fmt: skip
-DINO = Weights("dino", "facebook/dino-vitb16", "facebookresearch/dino", folder=True)
-RAFT = Weights("raft", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", "pytorch/vision", "ff5fadd5")
-CLIP = Weights("clip", "openai/clip-vit-large-patch14", "openai/CLIP", folder=True)
-AESTHETIC = Weights(
-    "aesthetic", "sa_0_4_vit_l_14_linear.pth or sac+logos+ava1-l14-linearMSE.pth",
-    "LAION-AI/aesthetic-predictor, christophschuhmann/improved-aesthetic-predictor",
-)  # fmt: skip
 
 _EVERY = (
     Facts(
@@ -126,6 +118,14 @@ _EVERY = (
         "FantasyTalking, 2504.04842; RAFT: 2003.12039", "RAFT large of torchvision", (RAFT,),
         "MediaPipe's person mask in place of SAM; at 512 pixels on the short side and 25 fps, "
         "which the paper leaves open",
+    ),
+    Facts(
+        "imaging",
+        (Column("imaging", "imaging quality", "0 to 1", "higher"),),
+        "MUSIQ: Ke et al., 2108.05997; as VBench's imaging quality, 2311.17982",
+        "pyiqa (chaofengc/IQA-PyTorch)", (MUSIQ,),
+        "at most 16 frames of a clip, evenly spaced; not one of FantasyTalking's nine",
+        packages=("pyiqa",), extra="iqa", licence="PolyForm Noncommercial 1.0.0: no commercial use",
     ),
     Facts(
         "aesthetic",

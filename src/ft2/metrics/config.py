@@ -10,7 +10,7 @@ from ft2.config import Config, DeviceName
 
 MetricName = Literal[
     "face", "lips", "motion", "picture", "critic", "fid", "fvd", "sync", "expression", "identity",
-    "dynamics", "aesthetic",
+    "dynamics", "imaging", "aesthetic",
 ]  # fmt: skip
 
 
@@ -33,6 +33,9 @@ class WeightsConfig(Config):
     """Aesthetic: a folder, or the hub id ``openai/clip-vit-large-patch14``."""
     aesthetic: Path | None = None
     """Aesthetic: LAION's head, linear or its perceptron."""
+    musiq: Path | None = None
+    """Imaging quality: ``musiq_spaq_ckpt-358bb6af.pth`` for pyiqa; neither may be used
+    commercially."""
 
 
 class EvaluateConfig(Config):

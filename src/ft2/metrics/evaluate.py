@@ -18,7 +18,7 @@ from ft2.metrics.catalogue import FACTS
 from ft2.metrics.clips import Entry
 from ft2.metrics.config import EvaluateConfig
 from ft2.metrics.measure import Clip, Measured, Metric
-from ft2.metrics.weights import identify
+from ft2.metrics.weights import Identity, identify
 from ft2.runs import Progress
 
 Row = dict[str, Any]
@@ -34,8 +34,14 @@ class Bench:
 
     metrics: dict[str, Metric]
     gaps: dict[str, str]
-    weights: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each weights file, or the id of a model, by config key."""
+    weights: dict[str, Identity] = field(default_factory=dict)
+    """What the given weights are, by config key."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """Weights that are not the published ones, and terms that forbid something."""
+        unlike = [identity.remark for identity in self.weights.values() if identity.remark]
+        return unlike + [term for name in self.metrics for term in FACTS[name].terms]
 
 
 def choose(settings: EvaluateConfig, critic: Metric | None = None) -> Bench:
@@ -77,17 +83,18 @@ def _missing(name: str, settings: EvaluateConfig, critic: Metric | None) -> str 
     facts = FACTS[name]
     for package in facts.packages:
         if importlib.util.find_spec(package) is None:
-            return f"needs the package {package}: pip install 'ft2[metrics]'"
+            terms = f" ({facts.licence})" if facts.licence else ""
+            return f"needs the package {package}{terms}: pip install '.[{facts.extra}]'"
     given = settings.weights.model_dump()
     lacking = [weights for weights in facts.weights if given[weights.key] is None]
     if not lacking:
         return None
     return "needs " + " and ".join(
-        f"weights.{w.key}={'ID' if w.folder else 'PATH'} ({w.file}, {w.source})" for w in lacking
+        f"weights.{w.key}={'ID' if w.hub_id else 'PATH'} ({w.wanted}, {w.source})" for w in lacking
     )
 
 
-def _identities(name: str, settings: EvaluateConfig) -> dict[str, str]:
+def _identities(name: str, settings: EvaluateConfig) -> dict[str, Identity]:
     given = settings.weights.model_dump()
     return {w.key: identify(w, given[w.key]) for w in FACTS[name].weights}
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ft2 import faces, media
 from ft2.errors import UsageError
+from ft2.metrics.published import Weights
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -31,26 +32,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Trained weights that a metric cannot do without; none are shipped or downloaded unasked.
-
-    Attributes:
-        key: The config key, below ``weights.``.
-        file: Name of the published file, or hub id of the published model.
-        source: Who published it.
-        sha256: What the file's SHA-256 begins with where that is published (torch's own file
-            names carry it); empty where it is not, and then nothing is compared.
-        folder: The weights are a transformers model: a folder or a hub id instead of a file.
-    """
-
-    key: str
-    file: str
-    source: str
-    sha256: str = ""
-    folder: bool = False
-
-
-@dataclass(frozen=True)
 class Facts:
     """What a metric is, where it comes from, and where this one departs from it.
 
@@ -63,6 +44,8 @@ class Facts:
         departs: Where it differs from the implementation that papers use.
         of_sets: It is a distance between two sets of clips; `measure` gives features.
         packages: What must be installed, by import name.
+        extra: The extra that brings the packages.
+        licence: Terms of a package where they forbid something.
     """
 
     name: str
@@ -73,6 +56,14 @@ class Facts:
     departs: str = ""
     of_sets: bool = False
     packages: tuple[str, ...] = ("mediapipe",)
+    extra: str = "metrics"
+    licence: str = ""
+
+    @property
+    def terms(self) -> list[str]:
+        """What the licences of package and weights forbid, one line each."""
+        found = [f"{self.packages[0]}: {self.licence}"] if self.licence else []
+        return found + [f"weights.{w.key}: {w.licence}" for w in self.weights if w.licence]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,14 @@ Load = Callable[[], nn.Module]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of RGB in [0, 1], as torchvision and DINO use them."""
 
+MOST_FRAMES = 16
+"""Frames of a clip whose picture is scored, evenly spaced: neighbours look alike."""
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """Return the numbers of at most `most` of `count` frames, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
 
 class Network:
     """See the module."""

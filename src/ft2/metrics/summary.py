@@ -125,6 +125,7 @@ def remarks_of(
     found = [f"{which}: {r}" for which, rows in zip(names, (run, other or []), strict=True)
              for r in format_remarks(rows)]  # fmt: skip
     found += _pair_remarks(run, other or [], matched, names)
+    found += bench.remarks
     if {"expression", "identity"} & set(bench.metrics):
         found.append("ES and IDC rise on a still video: read them beside SD or the head's spread.")
     for which, rows in zip(names, (run, other), strict=True):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft2.errors import UsageError
 from ft2.files import hash_file, load_tensors
-from ft2.metrics.measure import Weights
+from ft2.metrics.published import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,35 +19,80 @@ if TYPE_CHECKING:
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def identify(weights: Weights, given: str | Path) -> str:
-    """Return the SHA-256 of a weights file, or the id of a model, without loading it.
+@dataclass(frozen=True)
+class Identity:
+    """What given weights are, known without loading them.
+
+    Attributes:
+        given: Path or hub id.
+        sha256: SHA-256 of the file; empty where the Hub has yet to send it.
+        published: Name of the published file that it is, byte for byte; empty where it is none.
+        remark: What a reader of the scores must know, with both sums; empty where nothing.
+    """
+
+    given: str
+    sha256: str = ""
+    published: str = ""
+    remark: str = ""
+
+
+def identify(weights: Weights, given: str | Path) -> Identity:
+    """Return what a weights file or a model's folder is; a model on the Hub by its id.
 
     Raises:
-        UsageError: No such file or folder, or not the published file.
+        UsageError: No such file or folder, or the name of a published file on another one.
     """
     path = Path(given)
-    if weights.folder:
-        if (path / "config.json").is_file() or (
-            not path.exists() and _HUB_ID.fullmatch(str(given))
-        ):
-            return str(given)
-        raise UsageError(
-            f"weights.{weights.key}: '{given}' is neither a model's folder nor a hub id",
-            f"give a folder with config.json, or {weights.file}",
-        )
+    if weights.hub_id:
+        return _identify_model(weights, str(given))
     if not path.is_file():
         raise UsageError(
             f"weights.{weights.key}: there is no file '{path}'",
-            f"get {weights.file} from {weights.source}",
+            f"get {weights.wanted} from {weights.source}",
         )
-    digest = hash_file(path)
-    if weights.sha256 and not digest.startswith(weights.sha256):
+    found = _compare(weights, str(given), path)
+    meant = next((f for f in weights.files if f.name == path.name and f.sha256), None)
+    if meant and not found.published:
         raise UsageError(
-            f"weights.{weights.key}: the SHA-256 of '{path}' begins with {digest[:8]}, that of "
-            f"{weights.file} with {weights.sha256}",
-            f"get the file anew from {weights.source}",
+            f"weights.{weights.key}: '{path}' is not the published {meant.name}: its SHA-256 is "
+            f"{found.sha256}, published is {meant.sha256}",
+            f"get it anew from {weights.source}; a file of your own needs a name of its own",
         )
-    return digest
+    return found
+
+
+def _identify_model(weights: Weights, given: str) -> Identity:
+    folder = Path(given)
+    names = [file.name for file in weights.files]
+    if (folder / "config.json").is_file():
+        held = [folder / name for name in names if (folder / name).is_file()]
+    elif not folder.exists() and _HUB_ID.fullmatch(given):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = [try_to_load_from_cache(given, name) for name in names]
+        held = [Path(path) for path in cached if isinstance(path, str)]
+    else:
+        raise UsageError(
+            f"weights.{weights.key}: '{given}' is neither a model's folder nor a hub id",
+            f"give a folder with config.json, or {weights.hub_id}",
+        )
+    if held:
+        return _compare(weights, given, held[0])
+    other = "" if given == weights.hub_id else f"weights.{weights.key} is not {weights.hub_id}"
+    return Identity(given, remark=other)
+
+
+def _compare(weights: Weights, given: str, path: Path) -> Identity:
+    digest = hash_file(path)
+    known = [file for file in weights.files if file.sha256]
+    match = next((file.name for file in known if digest.startswith(file.sha256)), "")
+    if match:
+        return Identity(given, digest, match)
+    sums = "; ".join(f"{file.name} {file.sha256}" for file in known)
+    return Identity(
+        given, digest, remark=f"weights.{weights.key}: '{given}' has the SHA-256 {digest}, which "
+        f"is that of no published file that we know ({sums})",
+    )  # fmt: skip
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -106,7 +152,7 @@ def refuse_untrained(state: Mapping[str, Tensor], source: str | Path) -> None:
     """
     means = [v for k, v in state.items() if k.endswith("running_mean")]
     variances = [v for k, v in state.items() if k.endswith("running_var")]
-    norms = [v for k, v in state.items() if re.search(r"(layer_?norm\w*|ln\w*)\.weight$", k, re.I)]
+    norms = [v for k, v in state.items() if re.search(r"(norm\w*|ln\w*|gn\w*)\.weight$", k, re.I)]
     fresh = bool(means) and all(bool((m == 0).all()) for m in means)
     fresh &= all(bool((v == 1).all()) for v in variances)
     fresh |= not means and bool(norms) and all(bool((v == 1).all()) for v in norms)
