@@ -135,8 +135,9 @@ class TrainConfig(Config):
     """How clips are encoded."""
     device: DeviceName = "cpu"
     """Where to encode and train; with several processes each takes the card of its local rank."""
-    fresh: tuple[Literal["audio", "identity", "motion"], ...] = ()
-    """Parts that start anew although the weights have them; ``audio`` is the audio branch."""
+    fresh: tuple[Literal["audio", "face", "identity", "motion"], ...] = ()
+    """Parts that start anew although the weights have them; ``audio`` is the audio branch, ``face``
+    the small face encoder."""
     freeze_base: bool = False
     """Train only ``model.branches``; the transformer with its audio branch stays as it is."""
     steps: int = Field(1000, ge=1)

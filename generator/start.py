@@ -28,7 +28,7 @@ from ft2.wan.weights import (
     weights_dir,
 )
 
-Part = Literal["audio", "identity", "motion"]
+Part = Literal["audio", "face", "identity", "motion"]
 """What training can start anew."""
 
 HINT = "run `ft2 generator measure --data DIR`, or make clips with `ft2 generator prepare`"
@@ -60,11 +60,12 @@ def check_training(config: TrainConfig, clips: Clips) -> None:
         raise UsageError(
             "freeze_base leaves nothing to train", "set model.branches=[identity,motion]"
         )
-    lacking = [part for part in config.fresh if part not in ("audio", *config.model.branches)]
+    needed = ["identity" if part == "face" else part for part in config.fresh]
+    lacking = [part for part in needed if part not in ("audio", *config.model.branches)]
     if lacking:
         raise UsageError(
             f"fresh={','.join(config.fresh)}: the model has no branch {lacking[0]}",
-            f"add it to model.branches, or leave {lacking[0]} out of fresh",
+            "add it to model.branches, or leave out of fresh what needs it",
         )
     if config.ema_decay and config.engine.kind == "deepspeed" and config.engine.zero_stage == 3:
         raise UsageError(
@@ -107,7 +108,8 @@ def starting_model(
     if intensity is not None and ("motion" in config.fresh or not known):
         assert clips.motion is not None
         intensity.set_range(clips.motion)
-    if isinstance(model.face, FaceTower) and not (directory / "face.safetensors").is_file():
+    untrained = "face" in config.fresh or not (directory / "face.safetensors").is_file()
+    if isinstance(model.face, FaceTower) and untrained:
         _face_tower(model.face, prepared / "face.safetensors", config, clips, progress)
     return model
 
@@ -134,9 +136,10 @@ def start_anew(model: TalkingModel, parts: Sequence[Part], seed: int) -> None:
 def _face_tower(
     tower: FaceTower, path: Path, config: TrainConfig, clips: Clips, progress: Progress
 ) -> None:
-    """Train the face encoder in place, or find what an interrupted run has trained."""
+    """Train the face encoder from nothing, in place, or find what an interrupted run has made."""
     if not path.is_file():
         steps = config.prepare.face_steps
+        tower.start_anew(config.seed)
         train_face_tower(tower, clips, steps=steps, seed=config.seed, progress=progress)
         save_tensors(path, dict(tower.state_dict()))
     load_parts(tower, load_tensors(path)[0], path)

@@ -158,6 +158,23 @@ def test_parts_start_anew_where_the_config_says_so(
         lacking = config.model.model_copy(update={"branches": ("identity",)})
         wrong = config.model_copy(update={"model": lacking, "fresh": ("motion",)})
         train_generator(wrong, tmp_path / "run")
+    with pytest.raises(UsageError, match="no branch identity"):
+        lacking = config.model.model_copy(update={"branches": ("motion",)})
+        wrong = config.model_copy(update={"model": lacking, "fresh": ("face",)})
+        train_generator(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_face_encoder_starts_anew_where_the_config_says_so(
+    config: TrainConfig, branched: Path, tmp_path: Path
+) -> None:
+    model = config.model.model_copy(update={"weights": str(branched)})
+    again = config.model_copy(update={"model": model, "steps": 1, "seed": 9})
+    files = []
+    for fresh in ((), ("face",)):
+        train_generator(again.model_copy(update={"fresh": fresh}), tmp_path / f"run{len(fresh)}")
+        files.append((tmp_path / f"run{len(fresh)}/model/face.safetensors").read_bytes())
+    assert files[0] == (branched / "face.safetensors").read_bytes() != files[1]
 
 
 def generate(*argv: str) -> int:

@@ -22,6 +22,9 @@ from ft2.speech import SAMPLE_RATE, Phone
 RATE = 100
 """Curves are made at this rate in Hz and then read at frame times."""
 
+SETTLING = 0.4
+"""Seconds in which a head takes up the pitch at which it is held."""
+
 LIPS = ("open", "width", "press", "tuck")
 MOTION = ("blink", "brow", "yaw", "pitch", "roll", "tx", "ty", "breathe", "background")
 
@@ -77,7 +80,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Style:
-    """What a speaker does besides talking; each part but the energy is named in the caption.
+    """What a speaker does besides talking; energy and hold are not named in the caption.
 
     Attributes:
         nods: Nods on stressed syllables.
@@ -85,7 +88,8 @@ class Style:
         breathing: The shoulders breathe.
         background: The background moves.
         lively: Sways more.
-        energy: Factor on all that the head does; no caption tells it.
+        energy: Factor on all that the head does.
+        hold: Pitch in rad that the head takes up at the start and keeps (`ft2.puppet.manner`).
     """
 
     nods: bool = True
@@ -94,6 +98,7 @@ class Style:
     background: bool = False
     lively: bool = False
     energy: float = 1.0
+    hold: float = 0.0
 
     def caption(self) -> str:
         """Return the sentence that describes the style."""
@@ -213,6 +218,7 @@ def _motion(
         for moment in accents:
             pitch = pitch + rng.uniform(0.10, 0.17) * _bump(times, moment, 0.17)
     yaw, pitch, roll, tx, ty = (style.energy * track for track in (yaw, pitch, roll, tx, ty))
+    pitch = pitch + style.hold * rise(times, SETTLING)
     brow = 0.15 * _noise(times, rng, 0.3, 0.8)
     if style.brows:
         moments = accents[: 1 + rng.integers(2)] if len(accents) else rng.uniform(0.3, 1.2, 1)

@@ -35,6 +35,8 @@ class _Job:
     clip: ClipFormat
     probability: float
     energy: tuple[float, float]
+    manners: bool
+    per_person: int
 
 
 def clips(
@@ -57,8 +59,8 @@ def clips(
 
 def build_arrays(
     output_dir: str | Path, split: str, num_clips: int, clip: ClipFormat, *, seed: int = 0,
-    probability: float = 0.5, energy: tuple[float, float] = (1.0, 1.0), num_workers: int = 2,
-    progress: Progress | None = None,
+    probability: float = 0.5, energy: tuple[float, float] = (1.0, 1.0), manners: bool = False,
+    per_person: int = CLIPS_PER_PERSON, num_workers: int = 2, progress: Progress | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write clips as safetensors shards of 240 and return their paths; existing shards are kept.
 
@@ -76,9 +78,16 @@ def build_arrays(
         seed: Another seed gives other clips.
         probability: Chance of a defect, independent per dimension.
         energy: Range of how much heads move (`world.random_clips`); (1, 1) is natural.
+        manners: People have manners of their own (`world.random_clips`).
+        per_person: Clips of each new person.
         num_workers: Processes.
         progress: Told after every shard.
+
+    Raises:
+        UsageError: Unknown split, or `per_person` below 1.
     """
+    if per_person < 1:
+        raise UsageError(f"per_person is {per_person}", "make at least one clip of each person")
     progress = progress or Silent()
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +96,9 @@ def build_arrays(
     for start in range(0, num_clips, SHARD):
         path = folder / f"shard-{start // SHARD:05d}.safetensors"
         count = min(SHARD, num_clips - start)
-        first = base + start // CLIPS_PER_PERSON
-        jobs.append(_Job(str(path), split, first, count, clip, probability, energy))
+        first = base + start // SHARD * -(-SHARD // per_person)
+        asked = (probability, energy, manners, per_person)
+        jobs.append(_Job(str(path), split, first, count, clip, *asked))
     todo = [job for job in jobs if not Path(job.path).is_file()]
     done = len(jobs) - len(todo)
     for _ in _run(todo, num_workers):
@@ -110,9 +120,11 @@ def _write_shard(job: _Job) -> str:
     made: list[world.PuppetClip] = []
     person = 0
     while len(made) < job.count:
-        left = min(CLIPS_PER_PERSON, job.count - len(made))
+        left = min(job.per_person, job.count - len(made))
         seed = job.first + person
-        made += world.random_clips(job.split, seed, left, job.clip, job.probability, job.energy)
+        made += world.random_clips(
+            job.split, seed, left, job.clip, job.probability, job.energy, job.manners
+        )
         person += 1
     write_atomic(job.path, pack(made))
     return job.path

@@ -16,7 +16,7 @@ from ft2 import speech
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
 from ft2.puppet import defects as spoil
-from ft2.puppet import identities
+from ft2.puppet import identities, manner
 from ft2.puppet.curves import Curves, Style, from_speech, lip_tracks, rise
 from ft2.puppet.fields import Array
 from ft2.puppet.portrait import Identity
@@ -213,7 +213,7 @@ def random_clip(split: str, seed: int, clip: ClipFormat, probability: float = 0.
 
 def random_clips(
     split: str, seed: int, count: int, clip: ClipFormat, probability: float = 0.5,
-    energy: tuple[float, float] = (1.0, 1.0),
+    energy: tuple[float, float] = (1.0, 1.0), manners: bool = False,
 ) -> list[PuppetClip]:  # fmt: skip
     """Make `count` clips of one new person, each with its own speech, motion and defects.
 
@@ -224,10 +224,12 @@ def random_clips(
         clip: Size and length.
         probability: Chance of a defect, independent per dimension.
         energy: From and to what the head's energy (`Style.energy`) is drawn, log-uniformly.
+        manners: Each person holds the head as `ft2.puppet.manner` says; else all hold it level.
     """
     identity = identities.draw(split, seed)
     puppet = Puppet(identity, clip.width, 2 if clip.width <= 128 else 1)
     spoken = utterances(split)
+    hold = manner.held_pitch(identity) if manners else 0.0
     made = []
     for number in range(count):
         rng = np.random.default_rng([seed, number, 19])
@@ -238,6 +240,6 @@ def random_clips(
         motion_seed = int(rng.integers(2**31))
         style = Style.draw(np.random.default_rng([motion_seed, 17]))
         drawn = np.exp(np.random.default_rng([seed, number, 29]).uniform(*np.log(energy)))
-        style = replace(style, energy=float(drawn))
+        style = replace(style, energy=float(drawn), hold=hold)
         made.append(make_clip(identity, utterance, start, motion_seed, found, clip, style, puppet))
     return made

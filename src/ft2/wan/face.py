@@ -136,6 +136,13 @@ class FaceTower(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
         self.out = nn.Linear(widths[-1] * (spec.size // 8) ** 2, spec.features)
 
+    def start_anew(self, seed: int) -> None:
+        """Draw all weights again, in place."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for layer in (*self.steps, *self.norms, self.out):
+                layer.reset_parameters()
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings of unit length [B, E] of pixels in [-1, 1], [B, 3, size, size]."""
         x = pixels
