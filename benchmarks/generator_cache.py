@@ -82,9 +82,9 @@ def draw(place: Path, steps: int) -> dict[str, float]:
     from ft2.generator.config import TrainConfig
     from ft2.generator.data import read_clips
     from ft2.generator.train import draw_batch
+    from ft2.wan.places import read_architecture
     from ft2.wan.spec import WanSpec
     from ft2.wan.store import Store
-    from ft2.wan.weights import read_architecture
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()

@@ -54,7 +54,7 @@ def prepare(
     config = load_config(VideosConfig, source, overrides)
     if dry_run:
         from ft2.generator.collect import read_sources
-        from ft2.wan.weights import read_architecture
+        from ft2.wan.places import read_architecture
 
         clip = read_architecture(config.model).clip
         emit({"videos": len(read_sources(videos)), "clip": clip.model_dump()}, json)

@@ -18,7 +18,8 @@ from ft2.generator.config import ExpertConfig, GenerateConfig, MotionConfig
 from ft2.generator.inputs import find_portrait, read_sound
 from ft2.generator.sample import Gated
 from ft2.generator.windows import num_frames, window_starts
-from ft2.wan.weights import check_branches, read_architecture
+from ft2.wan.places import read_architecture
+from ft2.wan.weights import check_branches
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ft2.generator.videos import Clip, clips_of
 from ft2.metrics.measure import Metric
 from ft2.runs import Interrupts, Progress, RunDir, hash_file, read_json, save_tensors, write_json
 from ft2.wan.intensity import ranks, strength_knots
-from ft2.wan.weights import read_architecture
+from ft2.wan.places import read_architecture
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 

@@ -16,8 +16,9 @@ from ft2.wan.dit import TalkingTransformer
 from ft2.wan.encoders import image_encoder, text_encoder
 from ft2.wan.float8 import float8_gib
 from ft2.wan.memory import plan_memory
+from ft2.wan.places import read_architecture
 from ft2.wan.spec import Architecture, WanSpec
-from ft2.wan.weights import meta_dit, read_architecture
+from ft2.wan.weights import meta_dit
 
 if TYPE_CHECKING:
     from ft2.generator.checks import Inputs

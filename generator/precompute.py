@@ -24,9 +24,10 @@ from ft2.runs import Progress, RunDir
 from ft2.wan.face import FaceTower
 from ft2.wan.memory import encoders_of
 from ft2.wan.model import TalkingModel
+from ft2.wan.places import read_architecture, weights_dir
 from ft2.wan.spec import Architecture
 from ft2.wan.store import Store
-from ft2.wan.weights import load_talking_model, read_architecture, weights_dir
+from ft2.wan.weights import load_talking_model
 
 GIB = 2**30
 

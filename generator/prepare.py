@@ -21,8 +21,8 @@ from ft2.speech import Phone
 from ft2.wan.codec import MotionCodec
 from ft2.wan.encoders import SpeechTower, mel_frames
 from ft2.wan.model import TalkingModel
+from ft2.wan.own import NUM_PHONES, build_model
 from ft2.wan.spec import Architecture, WanSpec
-from ft2.wan.weights import NUM_PHONES, build_model
 
 PHONES = [
     "SIL",

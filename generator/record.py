@@ -18,7 +18,7 @@ from ft2.errors import UsageError
 from ft2.generator.config import GenerateConfig
 from ft2.runs import hash_file, read_json
 from ft2.wan.checkpoint import SUFFIXES
-from ft2.wan.weights import weights_dir
+from ft2.wan.places import weights_dir
 
 SCHEMA = 2
 PACKAGES = ("ft2", "torch", "diffusers", "transformers")

@@ -19,14 +19,10 @@ from ft2.wan.block import TalkingBlock
 from ft2.wan.branches import add_branches, branch_path
 from ft2.wan.face import FaceTower, arcface_path
 from ft2.wan.model import TalkingModel
+from ft2.wan.own import load_parts, save_model
+from ft2.wan.places import read_architecture, weights_dir
 from ft2.wan.spec import Branch, WanSpec
-from ft2.wan.weights import (
-    load_parts,
-    load_talking_model,
-    read_architecture,
-    save_model,
-    weights_dir,
-)
+from ft2.wan.weights import load_talking_model
 
 Part = Literal["audio", "face", "identity", "motion"]
 """What training can start anew."""

@@ -26,8 +26,8 @@ from ft2.runs import Interrupts, Progress, RunDir, Silent, load_tensors, save_te
 from ft2.wan.branches import branch_of
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
+from ft2.wan.own import save_model
 from ft2.wan.spec import Architecture
-from ft2.wan.weights import save_model
 
 HINT = "go on with the same command and --resume"
 

@@ -10,8 +10,9 @@ from ft2.tlpo.experts import ordered
 from ft2.tlpo.gate import make_gate
 from ft2.tlpo.stage import read_view
 from ft2.tlpo.work import GIB, Held, memory_gib, pair_flops
+from ft2.wan.places import read_architecture, weights_dir
 from ft2.wan.spec import Architecture
-from ft2.wan.weights import meta_dit, read_architecture, weights_dir
+from ft2.wan.weights import meta_dit
 
 Plan = dict[str, object]
 

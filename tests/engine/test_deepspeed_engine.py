@@ -85,6 +85,11 @@ except Exception as error:
     result["tampered"] = str(error)
 engine.close()
 shutdown()
+again = make_engine(EngineConfig(kind="deepspeed", zero_stage=2, **base), Loss())
+train(again, data(6))
+result["again"] = all(torch.allclose(weights(again)[n], p, atol=1e-6) for n, p in expected.items())
+again.close()
+shutdown()
 print(json.dumps(result))
 """
 
@@ -113,6 +118,10 @@ def test_equals_plain_torch_and_resumes_bitwise(result: dict, stage: str) -> Non
 
 def test_a_checkpoint_that_changed_is_not_unpickled(result: dict) -> None:
     assert "differs from what this run saved" in result["tampered"]
+
+
+def test_a_second_run_in_one_process_finds_no_groups_of_the_first(result: dict) -> None:
+    assert result["again"]
 
 
 def test_the_settings_are_saved(result: dict) -> None:

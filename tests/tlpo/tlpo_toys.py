@@ -1,9 +1,13 @@
 """A tiny talking model of the real classes, and pairs drawn from its own samples."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -26,6 +30,7 @@ from ft2.tlpo.config import (
 )
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
+from ft2.wan.own import build_model
 from ft2.wan.spec import (
     Architecture,
     AudioSpec,
@@ -35,7 +40,6 @@ from ft2.wan.spec import (
     TextSpec,
     WanSpec,
 )
-from ft2.wan.weights import build_model
 
 TARGETS = (*ATTENTION_TARGETS, *FFN_TARGETS, *AUDIO_TARGETS)
 CLIP = ClipFormat(width=32, height=32, num_frames=5, fps=12.5)
@@ -178,3 +182,35 @@ def channel_gain(world: World, gate, channels: Sequence[int], conditions: int = 
     noise = torch.randn(conditions, *SHAPE, generator=torch.Generator().manual_seed(7))
     base, policy = sample(world.model, cond, noise), sample(world.model, cond, noise, gate)
     return [float((merit(policy, c) - merit(base, c)).mean()) for c in channels]
+
+
+PRELUDE = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+import tlpo_toys as toys
+import ft2.tlpo.stage as stages
+from ft2.config import EngineConfig
+from ft2.engine import shutdown
+
+out = Path(sys.argv[2])
+world = toys.toy_world(out / "cache", num_conditions=8)
+stages.read_pairs = lambda _, store: world.pairs[store]
+
+def engine_of(config, **changes):
+    return EngineConfig(**{**config.engine.model_dump(), **changes})
+"""
+
+
+def report_of(script: str, folder: Path) -> dict[str, Any]:
+    """Run a script after PRELUDE in a process of its own; return the ``report`` it leaves."""
+    whole = f"{PRELUDE}\n{script}\nshutdown()\nprint(json.dumps(report))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", whole, str(Path(__file__).parent), str(folder)],
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

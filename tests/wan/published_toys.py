@@ -10,9 +10,9 @@ from tiny_sizes import DIT, IMAGE, TEXT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Wav2Vec2Config, Wav2Vec2Model
 
+from ft2.wan.dit import build_dit
 from ft2.wan.encoders import image_encoder, text_encoder
 from ft2.wan.spec import Architecture, AudioSpec, LatentSpec
-from ft2.wan.weights import build_dit
 
 TINY = Architecture(
     name="tiny-published",

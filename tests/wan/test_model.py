@@ -13,10 +13,7 @@ from ft2.wan.condition import Conditioning
 from ft2.wan.encoders import SpeechTower, clean_prompt, level, log_mel_tokens
 from ft2.wan.space import gaussian_skip
 from ft2.wan.spec import Architecture, AudioSpec, WanSpec
-from ft2.wan.weights import (
-    load_talking_model,
-    meta_dit,
-)
+from ft2.wan.weights import load_talking_model, meta_dit
 
 
 def condition(batch: int = 3) -> Conditioning:

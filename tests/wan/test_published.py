@@ -10,9 +10,10 @@ from published_toys import TINY, write_layout
 from safetensors.torch import load_file, save_file
 
 from ft2.errors import UsageError
+from ft2.wan.dit import build_dit
 from ft2.wan.published import load_dit, transformer_files
 from ft2.wan.spec import Architecture, WanSpec
-from ft2.wan.weights import build_dit, load_talking_model
+from ft2.wan.weights import load_talking_model
 
 
 def test_a_published_directory_becomes_a_talking_model(published: Path) -> None:
@@ -102,7 +103,7 @@ import resource, sys, torch
 from pathlib import Path
 from ft2.wan.published import load_dit, transformer_files
 from ft2.wan.spec import Architecture
-from ft2.wan.weights import build_dit
+from ft2.wan.dit import build_dit
 architecture = Architecture.model_validate_json(Path(sys.argv[1], "a.json").read_text())
 with torch.device("meta"):
     dit = build_dit(architecture)

@@ -91,11 +91,17 @@ def rank_zero_first(config: EngineConfig) -> Iterator[None]:
 
 
 def shutdown() -> None:
-    """Leave the process group, if there is one; call it once, at the end of a process."""
+    """Leave the process group, if there is one; a later engine makes another.
+
+    DeepSpeed keeps groups of its own, so it is the one to leave where it has been used.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gc.collect()
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        deepspeed = sys.modules.get("deepspeed")
+        used = deepspeed is not None and deepspeed.comm.is_initialized()
+        leave = deepspeed.comm if deepspeed is not None and used else torch.distributed
+        leave.destroy_process_group()
 
 
 @contextlib.contextmanager
