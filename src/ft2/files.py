@@ -158,18 +158,25 @@ def save_tensors(
 ) -> None:
     """Write a safetensors file atomically; equal tensors and metadata give equal bytes.
 
-    The metadata gets ``format: pt`` and ``ft2_schema``; its keys are sorted, because the
-    safetensors library writes them in a random order.
+    The metadata gets ``format: pt`` and ``ft2_schema``.
     """
     from safetensors.torch import save
 
     blob = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    extra = {**(metadata or {}), "format": "pt", "ft2_schema": str(SCHEMA_VERSION)}
+    write_atomic(path, with_metadata(blob, extra))
+
+
+def with_metadata(blob: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a safetensors file that has no metadata with some, its keys sorted.
+
+    The safetensors library writes them in a random order.
+    """
     size = int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8 : 8 + size])
-    extra = {**(metadata or {}), "format": "pt", "ft2_schema": str(SCHEMA_VERSION)}
-    text = json.dumps({"__metadata__": dict(sorted(extra.items())), **header}).encode()
+    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header}).encode()
     text += b" " * (-len(text) % 8)
-    write_atomic(path, len(text).to_bytes(8, "little") + text + blob[8 + size :])
+    return len(text).to_bytes(8, "little") + text + blob[8 + size :]
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:

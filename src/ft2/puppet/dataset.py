@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from ft2 import media
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
+from ft2.files import with_metadata
 from ft2.puppet import identities, world
 from ft2.puppet.curves import Style
 from ft2.runs import Progress, Silent, write_atomic
@@ -131,7 +132,7 @@ def _write_shard(job: _Job) -> str:
 
 
 def pack(made: Sequence[world.PuppetClip]) -> bytes:
-    """Return clips as the bytes of one safetensors shard (see `build_arrays`)."""
+    """Return clips as the bytes of one safetensors shard (see `build_arrays`); equal for equal."""
     order = ("motion", "lip", "quality")
     rows, names, strengths = [], [], np.zeros((len(made), 3), np.float32)
     for number, clip in enumerate(made):
@@ -150,7 +151,7 @@ def pack(made: Sequence[world.PuppetClip]) -> bytes:
         "labels": np.array([[clip.labels[d] for d in order] for clip in made], np.uint8),
         "strengths": strengths,
     }
-    return bytes(save(tensors, metadata={"clips": json.dumps(rows), "schema": "1"}))
+    return with_metadata(save(tensors), {"clips": json.dumps(rows), "schema": "1"})
 
 
 def build(
