@@ -34,14 +34,29 @@ app = typer.Typer(help="Look at, check and copy presets and config files.", no_a
 
 @app.command("list")
 def list_presets(json: Json = False) -> None:
-    """Print the names of all packaged presets."""
+    """Print all packaged presets, each with what it is for."""
     from ft2.config import preset_names
 
+    about = {name: _about(name) for name in preset_names()}
     if json:
-        emit({"presets": preset_names()}, json=True)
+        emit({"presets": about}, json=True)
         return
-    for name in preset_names():
-        typer.echo(name)
+    width = max(map(len, about))
+    for name, text in about.items():
+        typer.echo(f"{name:{width}}  {text}")
+
+
+def _about(preset: str) -> str:
+    """Return the first clause of the comment that a preset begins with, for one line."""
+    import re
+    import textwrap
+    from itertools import takewhile
+
+    from ft2.config import preset_path
+
+    lines = preset_path(preset).read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line[1:].strip() for line in takewhile(lambda x: x.startswith("#"), lines))
+    return textwrap.shorten(re.split(r"[.;] |\.$", comment)[0], 74, placeholder=" ...")
 
 
 @app.command()

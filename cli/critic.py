@@ -22,6 +22,7 @@ from ft2.cli.options import (
     Verbose,
     emit,
     make_progress,
+    refuse_missing,
     say,
     split_config_args,
 )
@@ -62,7 +63,9 @@ def train(
     if dry_run:
         from ft2.critic.plan import plan_training
 
-        emit(plan_training(settings, output), json=json)
+        plan = plan_training(settings, output)
+        emit(plan, json=json)
+        refuse_missing(plan["missing"], config)
         return
     for remark in settings.remarks:
         say(remark)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ft2.cli.critic_ratings import OutputFile, refuse_existing
-from ft2.cli.critic_use import Adapter, Device, find_adapter
-from ft2.cli.options import Json, emit
+from ft2.cli.critic_use import Critic, Device, find_critic
+from ft2.cli.options import Json, emit, say
 from ft2.cli.serving import Port, Token, serve_questions
 from ft2.errors import UsageError
 
@@ -20,15 +20,16 @@ Store = Annotated[Path, typer.Option("--store", metavar="FILE", help="Where the 
 
 
 def annotate(
-    clips: Annotated[
-        list[Path],
-        typer.Argument(metavar="CLIP...", help="Videos, or JSONL with `clip`, `other`, `gold`."),
+    args: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CLIP... [KEY=VALUE]...",
+            help="Videos, or JSONL with `clip`, `other`, `gold`; raters_per_item=3, "
+            "questions={...}.",
+            show_default=False,
+        ),
     ],
     store: Store = Path("answers.sqlite"),
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="raters_per_item=3, questions={...}."),
-    ] = None,
     port: Port = 7860,
     token: Token = None,
 ) -> None:
@@ -37,7 +38,10 @@ def annotate(
     from ft2.critic.annotation import AnswerStore
     from ft2.critic.config import AnnotationConfig
 
-    config = load_config(AnnotationConfig, None, settings or [])
+    clips = [Path(arg) for arg in args if "=" not in arg or Path(arg).is_file()]
+    config = load_config(AnnotationConfig, None, [a for a in args if Path(a) not in clips])
+    if not clips:
+        raise UsageError("no clip is named", "give videos, or JSONL with a `clip` a row")
     items = _items(clips, tuple(config.questions))
     kept = AnswerStore(store, tuple(config.questions), config.raters_per_item)
     kept.add(items)
@@ -121,11 +125,16 @@ def raters(
     if output is not None:
         write_answers(output, answers)
     found = {"answers": len(answers), "agreement_alpha": agreement(answers)}
-    emit({**found, "raters": kept.report(), "output": str(output) if output else None}, json=json)
+    if not answers and not json:
+        say("nobody has answered yet: open the page that `ft2 critic annotate` prints")
+        found = {"answers": 0}
+    rows = kept.report()
+    emit({**found, **({"raters": rows} if rows or json else {}),
+          "output": str(output) if output else None}, json=json)  # fmt: skip
 
 
 def serve(
-    adapter: Adapter = None,
+    critic: Critic = None,
     media: Annotated[
         Path, typer.Option("--media", metavar="DIR", help="Clips are served from here only.")
     ] = Path(),
@@ -133,7 +142,7 @@ def serve(
     device: Device = "cpu",
 ) -> None:
     """Serve rewards on this machine, as OpenRLHF asks for them: POST /get_reward."""
-    adapter = find_adapter(adapter)
+    folder = find_critic(critic)
     if not media.is_dir():
         raise UsageError(f"there is no folder '{media}'", "give --media DIR")
     from ft2.critic.annotation_app import reward_app
@@ -141,6 +150,6 @@ def serve(
     from ft2.critic.cache import default_dir
     from ft2.loopback import HOST, serve_app
 
-    critic = TalkingCritic.from_pretrained(adapter, device=device, cache_dir=default_dir())
-    app = reward_app(critic, media.resolve())
+    judge = TalkingCritic.from_pretrained(folder, device=device, cache_dir=default_dir())
+    app = reward_app(judge, media.resolve())
     serve_app(app, port, lambda taken: typer.echo(f"http://{HOST}:{taken}/get_reward"))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ft2.cli.critic_use import Adapter, Device, find_adapter
+from ft2.cli.critic_use import Critic, Device, find_critic
 from ft2.cli.options import Json, Output, Quiet, emit, make_progress, say
 
 
@@ -19,13 +19,13 @@ def calibrate(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="method, split, folds.", show_default=False),
     ] = None,
-    adapter: Adapter = None,
+    critic: Critic = None,
     device: Device = "cpu",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a critic with P(yes) calibrated on held-out ratings, or, of pairs, with a tie width."""
-    folder = find_adapter(adapter)
+    folder = find_critic(critic)
     from ft2.config import load_config
     from ft2.critic.calibrate import calibrate_critic
     from ft2.critic.calibration import CalibrationConfig
@@ -34,7 +34,7 @@ def calibrate(
     check_output(output)
     settings = load_config(CalibrationConfig, None, config or ())
     result = calibrate_critic(ratings, folder, output, settings, device, make_progress(quiet))
-    say(f"use it with: --adapter {output}")
+    say(f"use it with: --critic {output}")
     emit(result if json else _short(result), json=json)
 
 

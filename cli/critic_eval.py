@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ft2.cli.critic_use import Adapter, Device, find_adapter
+from ft2.cli.critic_use import Critic, Device, find_critic
 from ft2.cli.options import Json, Quiet, emit, make_progress
 from ft2.errors import UsageError
 
@@ -17,7 +17,7 @@ def evaluate(
             metavar="RATINGS", help="A ratings.jsonl, or answers of `ft2 critic import`."
         ),
     ],
-    adapter: Adapter = None,
+    critic: Critic = None,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -62,7 +62,7 @@ def evaluate(
             "clips of a ratings.jsonl are found beside it; --media is for answers about pairs",
         )
     result, lines = (
-        _evaluate_clips(ratings, adapter, split, device, sync, quiet)
+        _evaluate_clips(ratings, critic, split, device, sync, quiet)
         if scores is None
         else _evaluate_pairs(ratings, scores, media if sync else None, quiet)
     )
@@ -76,14 +76,14 @@ def evaluate(
 
 
 def _evaluate_clips(
-    ratings: Path, adapter: Path | None, split: str, device: str, sync: bool, quiet: bool
+    ratings: Path, critic: Path | None, split: str, device: str, sync: bool, quiet: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    adapter = find_adapter(adapter)
+    folder = find_critic(critic)
     from ft2.critic import evaluate as evaluation
 
     result = evaluation.evaluate(
         ratings,
-        adapter,
+        folder,
         split=split,  # type: ignore[arg-type]
         device=device,
         progress=make_progress(quiet),

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from ft2.cli.critic_use import Adapter, find_adapter
+from ft2.cli.critic_use import Critic, find_critic
 from ft2.cli.options import DryRun, Json, Quiet, Yes
 from ft2.cli.push import Public, Repo, Update, check_push, run_push
 
 
 def push(
     repo: Repo,
-    adapter: Adapter = None,
+    critic: Critic = None,
     evaluation: Annotated[
         Path | None,
         typer.Option(
@@ -40,7 +40,7 @@ def push(
 ) -> None:
     """Publish a critic with its card on the Hugging Face Hub: -n prints the plan, -y does it."""
     check_push("weights", dry_run=dry_run, yes=yes)
-    folder = find_adapter(adapter)
+    folder = find_critic(critic)
     from ft2.critic.card import critic_maker, model_card, plan_critic_push, read_evaluation
 
     figures = None if evaluation is None else read_evaluation(evaluation)

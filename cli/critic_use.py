@@ -13,13 +13,13 @@ from ft2.errors import RunError, UsageError
 if TYPE_CHECKING:
     from ft2.critic.api import ClipScore, TalkingCritic
 
-Adapter = Annotated[
+Critic = Annotated[
     Path | None,
     typer.Option(
-        "--adapter",
+        "--critic",
         metavar="DIR",
-        help="A trained critic: RUN or RUN/adapter.",
-        show_default="runs/critic/adapter",
+        help="A trained critic: its run, or the adapter in it.",
+        show_default="runs/critic",
     ),
 ]
 Device = Annotated[
@@ -27,20 +27,20 @@ Device = Annotated[
 ]
 
 
-def find_adapter(given: Path | None) -> Path:
-    """Return the adapter to use: the one given, else that of `runs/critic`.
+def find_critic(given: Path | None) -> Path:
+    """Return the adapter of a trained critic: the one given, else that of `runs/critic`.
 
     Raises:
         UsageError: There is none.
     """
-    path = given or Path("runs/critic/adapter")
+    path = given or Path("runs/critic")
     if not (path / "critic.json").is_file():
         inner = path / "adapter"
         if (inner / "critic.json").is_file():
             return inner
         raise UsageError(
             f"there is no trained critic in '{path}'",
-            "give --adapter RUN/adapter, or train one: ft2 critic train nano/critic ratings=FILE",
+            "give --critic RUN, or train one: ft2 critic train nano/critic ratings=FILE",
         )
     return path
 
@@ -50,7 +50,7 @@ def score(
         list[Path],
         typer.Argument(metavar="CLIP...", help="Video files with sound, or JSONL with a `clip`."),
     ],
-    adapter: Adapter = None,
+    critic: Critic = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Leave out the thresholds fitted on the dev split.")
     ] = False,
@@ -84,7 +84,7 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Print P(yes) per dimension of each clip, and its percentile among reference clips."""
-    adapter = find_adapter(adapter)
+    folder = find_critic(critic)
     paths = _clip_paths(clips)
     for path in (output, write_reference):
         if path is not None:
@@ -97,8 +97,8 @@ def score(
     from ft2.critic.reference import read_reference
     from ft2.critic.reference import write_reference as save
 
-    critic = TalkingCritic.from_pretrained(
-        adapter,
+    judge = TalkingCritic.from_pretrained(
+        folder,
         device=device,
         batch_size=batch_size,
         reference=None if reference is None else read_reference(reference),
@@ -106,10 +106,10 @@ def score(
         calibrated=not raw,
         progress=make_progress(quiet),
     )
-    scores = critic.score(videos=paths)
+    scores = judge.score(videos=paths)
     if write_reference is not None:
-        save(write_reference, critic.make_reference(write_reference.stem, scores))
-    _show(critic, scores, adapter, output, json)
+        save(write_reference, judge.make_reference(write_reference.stem, scores))
+    _show(judge, scores, folder, output, json)
     if all(found.error for found in scores):
         raise RunError(f"none of {len(scores)} clips could be scored", "see the reasons above")
 
@@ -178,7 +178,7 @@ def doctor(
     clips: Annotated[
         list[Path], typer.Argument(metavar="CLIP...", help="Three or more clips that talk.")
     ],
-    adapter: Adapter = None,
+    critic: Critic = None,
     device: Device = "cpu",
     output: Annotated[
         Path | None,
@@ -188,7 +188,7 @@ def doctor(
     quiet: Quiet = False,
 ) -> None:
     """Check that a critic is steady where it must be and hears what it should; 1 when it fails."""
-    adapter = find_adapter(adapter)
+    folder = find_critic(critic)
     paths = _clip_paths(clips)
     from ft2.critic.eval_page import check_output
     from ft2.critic.probe import refuse_hopeless
@@ -199,8 +199,8 @@ def doctor(
     from ft2.critic.api import TalkingCritic
     from ft2.critic.doctor import examine, write_report
 
-    critic = TalkingCritic.from_pretrained(adapter, device=device, progress=make_progress(quiet))
-    result = examine(critic, paths)
+    judge = TalkingCritic.from_pretrained(folder, device=device, progress=make_progress(quiet))
+    result = examine(judge, paths)
     if output is not None:
         write_report(output, result)
     if json:

@@ -46,7 +46,7 @@ def commands(demo: "Demo") -> list[Command]:
     build = ["ft2", "puppet", "build", "--split", "train", "--seed", str(100 * demo.settings.seed)]
     own = output / AGAIN / "own-ratings"
     judge = ["ft2", "critic", "eval", str(output / "ratings/ratings.jsonl")]
-    judge += ["--adapter", str(output / "critic/adapter")]
+    judge += ["--critic", str(output / "critic/adapter")]
     make = ["ft2", "generate", str(output / "generate.yaml"), "--portrait", str(example.portrait)]
     make += ["--audio", str(example.audio), "--policy", str(output / "fusion"), "-o", "clip.mp4"]
     return [

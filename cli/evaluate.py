@@ -87,10 +87,10 @@ def _critic(folder: Path | None, device: str) -> "CriticScores | None":
     """
     if folder is None:
         return None
-    from ft2.cli.critic_use import find_adapter
+    from ft2.cli.critic_use import find_critic
     from ft2.metrics.critic import CriticScores
 
-    adapter = find_adapter(folder)
+    adapter = find_critic(folder)
     loaded: list[Any] = []
 
     def score(path: Path) -> dict[str, float]:

@@ -51,7 +51,9 @@ def generate(
     ] = False,
     port: Annotated[
         int | None,
-        typer.Option("--port", min=0, max=65535, help="Of the page: 7860; 0 takes a free one."),
+        typer.Option(
+            "--port", metavar="N", min=0, max=65535, help="Of the page: 7860; 0 takes a free one."
+        ),
     ] = None,
     token: Token = None,
     output: Annotated[

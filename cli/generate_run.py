@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ft2.cli.critic_use import find_adapter
+from ft2.cli.critic_use import find_critic
 from ft2.cli.options import emit, make_progress, say
 from ft2.config import load_config
 from ft2.critic.adapter import read_card
@@ -36,7 +36,7 @@ def find_judge(critic: Path | None, config: GenerateConfig, several: bool = True
         return None
     if several and config.num_seeds < 2:
         raise UsageError("--critic chooses among several videos", "set num_seeds, such as 8")
-    folder = find_adapter(critic)
+    folder = find_critic(critic)
     clip = QwenSpec.model_validate(read_card(folder).model).clip
 
     @cache

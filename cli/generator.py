@@ -197,7 +197,9 @@ def evaluate(
             "--tracker-data", metavar="DIR", help="Training shards for the mouth tracker."
         ),
     ] = None,
-    clips: Annotated[int, typer.Option("--clips", min=8, help="Held-out clips to sample.")] = 64,
+    clips: Annotated[
+        int, typer.Option("--clips", metavar="N", min=8, help="Held-out clips to sample.")
+    ] = 64,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="PNG", help="Write a contact sheet.")
     ] = None,

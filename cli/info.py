@@ -11,6 +11,9 @@ from ft2.cli.options import Json, emit
 from ft2.errors import UsageError
 from ft2.wan.layouts import describe_names
 
+_PICKLES = {".ckpt", ".pt", ".pth"}
+"""Endings of PyTorch's own files, as Wan's text encoder and autoencoder have them."""
+
 _ROWS = {"ratings.jsonl": "ratings", "conditions.jsonl": "conditions"}
 
 
@@ -35,7 +38,7 @@ def info(
 def _file(path: Path) -> dict[str, Any] | None:
     if path.suffix == ".safetensors":
         return {"what": "weights", **_tensors([path])}
-    if path.suffix in {".ckpt", ".pt", ".pth"}:
+    if path.suffix in _PICKLES:
         return {"what": "weights", **_pickle(path)}
     if path.suffix in {".mp4", ".json"} and path.with_suffix(".json").is_file():
         return _record(path.with_suffix(".json"))
@@ -67,6 +70,7 @@ def _record(path: Path) -> dict[str, Any] | None:
 
 def _directory(path: Path) -> dict[str, Any] | None:
     weights = sorted(path.rglob("*.safetensors"))
+    pickles = sorted(p for p in path.rglob("*") if p.suffix in _PICKLES)
     if (path / "policy.json").is_file():
         return {"what": "policy", **_read(path / "policy.json"), **_tensors(weights)}
     if (path / "adapter_config.json").is_file():
@@ -85,7 +89,11 @@ def _directory(path: Path) -> dict[str, Any] | None:
     shards = sorted(path.rglob("*.arrow"))
     if shards:
         return {"what": "dataset", "shards": len(shards), "bytes": _bytes(shards)}
-    return {"what": "weights", **_tensors(weights)} if weights else None
+    if not weights and not pickles:
+        return None
+    others = [{"file": str(p.relative_to(path)), **_read_pickle(p)} for p in pickles]
+    return {"what": "weights", **(_tensors(weights) if weights else {}),
+            **({"torch_files": others} if others else {})}  # fmt: skip
 
 
 def _run_directory(path: Path) -> dict[str, Any]:
@@ -139,6 +147,14 @@ def _pickle(path: Path) -> dict[str, Any]:
         "types": sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}),
         "bytes": path.stat().st_size,
     }
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    """Describe one PyTorch file among others, or say why it cannot be read."""
+    try:
+        return _pickle(path)
+    except UsageError as error:
+        return {"error": error.message}
 
 
 def _header(path: Path) -> dict[str, Any]:

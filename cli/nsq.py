@@ -17,6 +17,7 @@ from ft2.cli.options import (
     Verbose,
     Yes,
     emit,
+    refuse_missing,
     require_output,
     say,
     split_config_args,
@@ -76,6 +77,7 @@ def build(
     plan = plan_build(settings)
     if dry_run:
         emit(plan, json)
+        refuse_missing(plan["missing"], config)
         return
     output = require_output(output)
     check_output(output, resume=resume)

@@ -23,7 +23,7 @@ _ROW_BYTES = 1500
 
 
 def plan_build(settings: "NsqConfig") -> dict[str, Any]:
-    """Return what a build would make; inputs that are not there yet are listed, not an error.
+    """Return what a build would make; what is missing yet is listed by its key, not an error.
 
     Raises:
         UsageError: an input is there and wrong.
@@ -33,7 +33,7 @@ def plan_build(settings: "NsqConfig") -> dict[str, Any]:
     from ft2.pairs import read_conditions
 
     _read_generator(settings)
-    missing = [text for text, path in _inputs(settings) if not path.exists()]
+    missing = _missing(settings)
     plan: dict[str, Any] = {
         "generator": settings.generator,
         "policies": []
@@ -64,17 +64,23 @@ def _read_generator(settings: "NsqConfig") -> "GenerateConfig | None":
     return load_sampling(settings.generator)
 
 
-def _inputs(settings: "NsqConfig") -> list[tuple[str, Path]]:
-    """Return what a build needs, each with the words that say it is missing."""
-    wanted = [(f"the conditions {settings.conditions} (ft2 nsq plan)", Path(settings.conditions))]
+def _missing(settings: "NsqConfig") -> dict[str, str]:
+    """Return the inputs of a build that are not there: what to say, by config key."""
+    wanted = [("conditions", settings.conditions, "the conditions", " (ft2 nsq plan)")]
     if _stored_critic(settings) is None:
-        critic = Path(settings.critic)
-        wanted += [(f"the critic {settings.critic} (ft2 critic train)", critic)]
+        wanted += [("critic", settings.critic, "the critic", " (ft2 critic train)")]
     elif settings.store is not None:
-        wanted += [(f"the score store {settings.store}", Path(settings.store))]
-    policies = [settings.policy, *settings.more_policies]
-    wanted += [(f"the policy {p} (ft2 tlpo train)", Path(p)) for p in policies if p is not None]
-    return wanted + [(f"the manifest {path}", Path(path)) for path in settings.folders]
+        wanted += [("store", settings.store, "the score store", "")]
+    if settings.policy is not None:
+        wanted += [("policy", settings.policy, "the policy", " (ft2 tlpo train)")]
+    more = [(p, "the policy", " (ft2 tlpo train)") for p in settings.more_policies]
+    wanted += [(f"more_policies.{i}", *words) for i, words in enumerate(more)]
+    wanted += [(f"folders.{i}", p, "the manifest", "") for i, p in enumerate(settings.folders)]
+    return {
+        key: f"{what} {path} {'do' if key == 'conditions' else 'does'} not exist{how}"
+        for key, path, what, how in wanted
+        if not Path(path).exists()
+    }
 
 
 def _sizes(settings: "NsqConfig", conditions: int, made: int, found: int) -> dict[str, Any]:
@@ -103,9 +109,9 @@ def run_build(settings: "NsqConfig", output: Path, resume: bool, quiet: bool) ->
     """
     from ft2.nsq.build import build as build_dataset
 
-    missing = [text for text, path in _inputs(settings) if not path.exists()]
+    missing = _missing(settings)
     if missing:
-        raise UsageError(f"missing: {'; '.join(missing)}", "make it, or set its key")
+        raise UsageError("; ".join(missing.values()), f"make it, or set {', '.join(missing)}")
     generate = _read_generator(settings)
     generators = [] if generate is None else make_generators(settings, generate)
     scorer = lazy_scorer(settings)

@@ -95,6 +95,31 @@ def require_output(output: Path | None) -> Path:
     return output
 
 
+def refuse_missing(missing: Mapping[str, str], args: Sequence[str] | None) -> None:
+    """Refuse inputs that the user named and that are not there, after the plan was printed.
+
+    What only a preset names may come later: an earlier command makes it, and the plan lists it.
+
+    Args:
+        missing: What is wrong, by config key.
+        args: The command line: a preset or YAML file, and KEY=VALUE.
+
+    Raises:
+        UsageError: An input that a YAML file or KEY=VALUE names is missing.
+    """
+    import yaml
+
+    source, overrides = split_config_args(args)
+    named = {text.partition("=")[0] for text in overrides}
+    if source is not None and Path(source).is_file():
+        from ft2.config import flatten
+
+        named |= set(flatten(yaml.safe_load(Path(source).read_text(encoding="utf-8")) or {}))
+    for key, text in missing.items():
+        if any(key == name or key.startswith(f"{name}.") for name in named):
+            raise UsageError(text, f"set {key} to what is there; the plan above is without it")
+
+
 def _is_source(arg: str) -> bool:
     return "=" not in arg or (arg.endswith((".yaml", ".yml")) and Path(arg).is_file())
 

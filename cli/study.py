@@ -20,15 +20,15 @@ Study = Annotated[Path, typer.Option("--study", metavar="DIR", help="Where the s
 
 @app.command()
 def serve(
-    methods: Annotated[
+    args: Annotated[
         list[str],
-        typer.Argument(metavar="METHOD=FOLDER...", help="Folders of clips, each with a name."),
+        typer.Argument(
+            metavar="METHOD=FOLDER... [KEY=VALUE]...",
+            help="Folders of clips, each with a name; mode=pairs, raters_per_clip=5.",
+            show_default=False,
+        ),
     ],
     study: Study = Path("runs/study"),
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="mode=pairs, raters_per_clip=5."),
-    ] = None,
     port: Port = 7860,
     token: Token = None,
 ) -> None:
@@ -37,13 +37,19 @@ def serve(
     from ft2.config import load_config
     from ft2.metrics.config import StudyConfig
 
-    config = load_config(StudyConfig, None, settings or [])
-    made = build(_folders(methods), config, study)
+    settings = [arg for arg in args if _key(arg) in StudyConfig.model_fields]
+    config = load_config(StudyConfig, None, settings)
+    made = build(_folders([arg for arg in args if arg not in settings]), config, study)
     raters = f"at least {config.raters_per_clip} raters each"
     serve_questions(
         open_store(study, made), _questions(config), port=port, token=token,
         remark=f"{len(made['items'])} items, {raters}: {study}",
     )  # fmt: skip
+
+
+def _key(arg: str) -> str:
+    """Return the config key that ``KEY=VALUE`` or ``KEY.PART=VALUE`` names."""
+    return arg.partition("=")[0].partition(".")[0]
 
 
 def _questions(config: "StudyConfig") -> dict[str, str]:

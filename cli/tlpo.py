@@ -1,11 +1,9 @@
 """Commands of `ft2 tlpo`."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
-import yaml
 
 from ft2.cli.options import (
     ConfigArgs,
@@ -17,6 +15,7 @@ from ft2.cli.options import (
     Verbose,
     emit,
     make_progress,
+    refuse_missing,
     require_output,
     say,
     split_config_args,
@@ -83,27 +82,6 @@ def load_stage(args: Sequence[str] | None) -> "ExpertConfig | FusionConfig":
     if stage_of(source, overrides) == "fusion":
         return load_config(FusionConfig, source, overrides)
     return load_config(ExpertConfig, source, overrides)
-
-
-def refuse_missing(missing: Mapping[str, str], args: Sequence[str] | None) -> None:
-    """Refuse inputs that the user named and that are not there; a preset's may come later.
-
-    Args:
-        missing: What is wrong, by config key.
-        args: The command line: a preset or YAML file, and KEY=VALUE.
-
-    Raises:
-        UsageError: An input that a YAML file or KEY=VALUE names is missing.
-    """
-    source, overrides = split_config_args(args)
-    named = {text.partition("=")[0] for text in overrides}
-    if source is not None and Path(source).is_file():
-        from ft2.config import flatten
-
-        named |= set(flatten(yaml.safe_load(Path(source).read_text(encoding="utf-8")) or {}))
-    for key, text in missing.items():
-        if any(key == name or key.startswith(f"{name}.") for name in named):
-            raise UsageError(text, f"set {key} to what is there; the plan above is without it")
 
 
 @app.command()

@@ -14,12 +14,14 @@ from ft2.qwen.thinker import meta_thinker
 def plan_training(config: CriticConfig, output: Path) -> dict[str, Any]:
     """Return clips, parameters, memory and the command of a training; nothing is loaded.
 
-    The weights may be elsewhere, so that a training can be planned on any machine.
+    The weights may be elsewhere, so that a training can be planned on any machine; ratings that are
+    not there yet stand under ``missing``.
 
     Raises:
-        UsageError: Ratings are missing, or the objective cannot learn from them.
+        UsageError: The objective cannot learn from the ratings.
     """
-    data = read_data(config)
+    there = Path(config.ratings).is_file()
+    data = read_data(config) if there else None
     thinker = meta_thinker(config.model)
     total = sum(p.numel() for p in thinker.parameters())
     with torch.device("meta"):
@@ -32,8 +34,8 @@ def plan_training(config: CriticConfig, output: Path) -> dict[str, Any]:
     plan: dict[str, Any] = {
         "output": str(output),
         "ratings": config.ratings,
-        "train_ratings": data.num_train,
-        "dev_ratings": len(data.dev_pairs) or len(data.dev),
+        "train_ratings": data.num_train if data else "unknown",
+        "dev_ratings": len(data.dev_pairs) or len(data.dev) if data else "unknown",
         "weights": weights if here else f"{weights} (not on this machine)",
         "parameters": total,
         "trainable_parameters": trained,
@@ -49,4 +51,6 @@ def plan_training(config: CriticConfig, output: Path) -> dict[str, Any]:
         if engine.kind == "deepspeed"
         else "ft2 critic train ...",
     }
-    return plan | ({"remarks": config.remarks} if config.remarks else {})
+    plan |= {"remarks": config.remarks} if config.remarks else {}
+    lost = f"there is no ratings file {config.ratings} (ft2 critic split writes one)"
+    return plan | {"missing": {} if there else {"ratings": lost}}

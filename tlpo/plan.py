@@ -115,21 +115,30 @@ def _work(
     return {
         "steps": config.loop.num_steps,
         "pairs_per_step_and_process": size,
-        "memory_gib": {name: round(value, 2) for name, value in one.items()},
-        "memory_gib_total": round(sum(one.values()), 1),
+        "memory_gib": {name: significant(value) for name, value in one.items()},
+        "memory_gib_total": significant(sum(one.values())),
         f"memory_gib_on_{GPUS}_gpus": {
-            f"zero {stage}": {n: round(v, 2) for n, v in {**m, "total": sum(m.values())}.items()}
+            f"zero {stage}": {n: significant(v) for n, v in {**m, "total": sum(m.values())}.items()}
             for stage, m in shared.items()
         },
-        "tflop_per_pair": round(pair, 6),
-        "tflop_per_step": round(size * pair, 3),
-        "seconds_per_pair": {name: round(pair / rate, 2) for name, rate in RATES.items()},
+        "tflop_per_pair": significant(pair),
+        "tflop_per_step": significant(size * pair),
+        "seconds_per_pair": {name: significant(pair / rate) for name, rate in RATES.items()},
         "hours_of_one_device_for_one_pass": {
             "pairs": count,
-            **{name: round(count * pair / rate / 3600, 2) for name, rate in RATES.items()},
+            **{name: significant(count * pair / rate / 3600) for name, rate in RATES.items()},
         },
-        "checkpoint_gib": round(trainable * 12 / GIB, 3),
+        "checkpoint_gib": significant(trainable * 12 / GIB),
     }
+
+
+def significant(value: float) -> float:
+    """Return a number with three digits that count: small ones stay other than 0.
+
+    >>> significant(0.0000123456), significant(123456.0)
+    (1.23e-05, 123000.0)
+    """
+    return float(f"{value:.3g}")
 
 
 def launch_line(config: StageConfig) -> str:

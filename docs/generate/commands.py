@@ -15,6 +15,9 @@ LEAD = """# Commands
 
 `[CONFIG]` is a preset (`ft2 config list`) or a YAML file; single values follow as `KEY=VALUE`
 (see [config keys](config/index.md)).
+
+`-n` checks the inputs, prints the plan and writes nothing. What is not there yet stands under
+`missing` with the command that makes it; a missing input that you named yourself is error 2.
 """
 
 

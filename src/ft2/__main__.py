@@ -49,6 +49,18 @@ def _run(argv: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _resumable(argv: Sequence[str]) -> bool:
+    """Return whether the command of a command line takes --resume; a server does not."""
+    import typer.main
+
+    from ft2.cli import app
+
+    command: Any = typer.main.get_command(app)
+    for word in argv:
+        command = getattr(command, "commands", {}).get(word, command)
+    return any("--resume" in parameter.opts for parameter in command.params)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ft2 with ``argv`` (``sys.argv[1:]`` when None) and exit.
 
@@ -77,10 +89,8 @@ def _guarded(argv: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         signum = _received[-1] if _received else signal.SIGINT
-        _fail(
-            f"interrupted by {signal.Signals(signum).name}",
-            "where the command takes --resume, the same command with it goes on",
-        )
+        hint = "the same command with --resume goes on" if _resumable(argv) else ""
+        _fail(f"interrupted by {signal.Signals(signum).name}", hint)
         return 128 + signum
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -46,9 +46,15 @@ def test_a_preset_says_only_what_differs_or_explains(name: str):
 
 def test_list_prints_the_presets(capsys: pytest.CaptureFixture[str]):
     assert call("config", "list") == 0
-    assert capsys.readouterr().out.split() == preset_names()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == preset_names()
+    assert all(len(line.split()) > 3 and len(line) <= 100 for line in lines)
+    nano = next(line for line in lines if line.startswith("nano/critic "))
+    assert nano.endswith("  Talking-Critic on the nano Thinker: minutes on one CPU core")
     assert call("config", "list", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"presets": preset_names()}
+    about = json.loads(capsys.readouterr().out)["presets"]
+    assert list(about) == preset_names()
+    assert all(about.values())
 
 
 def test_copies_are_checked_by_name_or_by_their_keys(

@@ -96,9 +96,10 @@ def test_signals_end_a_command_with_their_code(signum: int, code: int):
         import time
         from ft2.__main__ import main
         from ft2.cli import app
+        from ft2.cli.options import Resume
 
         @app.command()
-        def hang():
+        def hang(resume: Resume = False):
             print("up", flush=True)
             try:
                 time.sleep(60)
@@ -118,8 +119,23 @@ def test_signals_end_a_command_with_their_code(signum: int, code: int):
     out, err = process.communicate(timeout=60)
     assert out == ""
     assert process.returncode == code
-    assert err.startswith(f"error: interrupted by {signal.Signals(signum).name}\nhint:")
-    assert "Traceback" not in err
+    hint = "hint: the same command with --resume goes on\n"
+    assert err == f"error: interrupted by {signal.Signals(signum).name}\n{hint}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "resumes"),
+    [
+        (["tlpo", "train", "nano/expert-lip"], True),
+        (["-q", "nsq", "build"], True),
+        (["critic", "annotate", "train"], False),
+        (["study", "serve"], False),
+        (["generate", "--page"], True),
+        ([], False),
+    ],
+)
+def test_only_what_can_go_on_says_so(argv: list[str], resumes: bool):
+    assert entry._resumable(argv) == resumes
 
 
 def test_a_closed_pipe_is_no_traceback():

@@ -60,6 +60,7 @@ def test_help_is_printed_and_complete(path: tuple[str, ...], capsys: pytest.Capt
     assert (command.help or "").strip(), "a command says in its docstring what it does"
     for name in getattr(command, "commands", {}):
         assert f"  {name} " in out.out
+    assert "range>" not in out.out, "a number's option has a metavar"
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=IDS)

@@ -141,3 +141,17 @@ def test_other_things_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
             main(["info", str(path)])
         assert stop.value.code == 2
     assert "nothing that ft2 knows" in capsys.readouterr().err
+
+
+def test_a_folder_of_torch_files_lists_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    torch.save({"a": torch.ones(2, 3)}, tmp_path / "vae.pth")
+    (tmp_path / "google").mkdir()
+    torch.save({"b": torch.ones(5)}, tmp_path / "google" / "umt5.pth")
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    found = info(tmp_path, capsys)
+    rows = {row["file"]: row for row in found["torch_files"]}
+    assert list(rows) == ["broken.pth", "google/umt5.pth", "vae.pth"]
+    assert (rows["vae.pth"]["parameters"], rows["google/umt5.pth"]["tensors"]) == (6, 1)
+    assert "is not a readable checkpoint" in rows["broken.pth"]["error"]
+    weights(tmp_path / "dit.safetensors")
+    assert info(tmp_path, capsys)["parameters"] == 10

@@ -103,7 +103,7 @@ def run(capsys, *args):
 
 def test_calibrated_critic_scores_compares_and_evaluates(adapter, ratings, tmp_path, capsys):
     new = tmp_path / "calibrated"
-    call = ["calibrate", ratings, "-o", new, "--adapter", adapter, "split=train", "--json"]
+    call = ["calibrate", ratings, "-o", new, "--critic", adapter, "split=train", "--json"]
     code, out, err = run(capsys, *call, "method=isotonic")
     assert code == 0, err
     assert set(json.loads(out)["figures"]) == {"motion", "lip", "quality"}
@@ -118,7 +118,7 @@ def test_calibrated_critic_scores_compares_and_evaluates(adapter, ratings, tmp_p
         assert after.p[name] == pytest.approx(float(apply_map(maps[name], np.array(x))))
         assert bare.p[name] == pytest.approx(1 / (1 + np.exp(-x)), abs=1e-5)
     assert critic.scorer.score([test[0].video])[0].lip == pytest.approx(after.p["lip"])
-    code, out, _ = run(capsys, "eval", ratings, "--adapter", new, "--json", "-o", tmp_path / "e")
+    code, out, _ = run(capsys, "eval", ratings, "--critic", new, "--json", "-o", tmp_path / "e")
     cell = json.loads(out)["rows"]["critic"]["quality"]
     assert cell["roc"][0] == [0.0, 0.0]
     assert cell["roc"][-1] == [1.0, 1.0]
@@ -136,7 +136,7 @@ def test_tie_width_of_choices_is_used(adapter, ratings, tmp_path, capsys):
     pairs = ratings.parent / "choices.jsonl"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
     new = tmp_path / "ties"
-    code, _, err = run(capsys, "calibrate", pairs, "-o", new, "--adapter", adapter)
+    code, _, err = run(capsys, "calibrate", pairs, "-o", new, "--critic", adapter)
     pairs.unlink()
     assert code == 0, err
     fitted = read_card(new).calibration["ties"]["quality"]

@@ -34,12 +34,21 @@ def test_dry_run_counts_without_weights(capsys, ratings, tmp_path, preset, train
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(("named", "code"), [(["ratings=absent.jsonl"], 2), ([], 0)])
+def test_a_plan_without_ratings_counts_the_rest(capsys, tmp_path, monkeypatch, named, code):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = run(capsys, "train", "nano/critic", *named, "-n", "--json")
+    plan = json.loads(out)
+    assert (found, plan["train_ratings"], plan["trainable_parameters"]) == (code, "unknown", 143360)
+    assert "there is no ratings file" in plan["missing"]["ratings"]
+    assert ("error: there is no ratings file absent.jsonl" in err) == bool(code)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["train"], "no config given"),
         (["train", "nano/critic", "ratings=absent.jsonl"], "no ratings file"),
-        (["train", "nano/critic", "ratings=absent.jsonl", "-n"], "no ratings file"),
         (["train", "nano/critic", "lora.rnk=3"], "lora.rank"),
         (["train", "nano/critic", "device=bogus"], "unknown device 'bogus'"),
         (["score", "absent.mp4"], "no trained critic"),
@@ -60,12 +69,12 @@ def test_wrong_input_is_error_2_with_a_hint(capsys, tmp_path, monkeypatch, args,
 def test_score_and_eval_after_training(capsys, config, ratings, tmp_path):
     train_critic(config, tmp_path / "run", False, Silent())
     clip = ratings.parent / "30.mp4"
-    code, out, _ = run(capsys, "score", clip, clip, "--adapter", tmp_path / "run", "--json")
+    code, out, _ = run(capsys, "score", clip, clip, "--critic", tmp_path / "run", "--json")
     assert code == 0
     rows = json.loads(out)["scores"]
     assert rows[0] == rows[1]
     assert all(0 <= rows[0][d] <= 1 for d in ("motion", "lip", "quality"))
-    code, out, _ = run(capsys, "eval", ratings, "--adapter", tmp_path / "run/adapter")
+    code, out, _ = run(capsys, "eval", ratings, "--critic", tmp_path / "run/adapter")
     assert code == 0
     for row in ("critic", "untrained", "majority", "audio_removed", "audio_swapped"):
         assert f"\n{row}" in out

@@ -94,7 +94,7 @@ def test_upload_is_private_and_names_no_folder(critic):
 
 
 def test_command_plans_and_wants_a_yes(critic, capsys):
-    call = ["critic", "push", "--adapter", str(critic.parent), "--repo", "mine"]
+    call = ["critic", "push", "--critic", str(critic.parent), "--repo", "mine"]
 
     def run(*more):
         with pytest.raises(SystemExit) as stop:

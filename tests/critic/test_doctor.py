@@ -14,7 +14,7 @@ from ft2.errors import UsageError
 def test_report_of_a_bad_critic(adapter, ratings, tmp_path, capsys):
     clips = [str(ratings.parent / f"{n}.mp4") for n in (28, 29, 30)]
     with pytest.raises(SystemExit) as stop:
-        main(["critic", "doctor", *clips, "--adapter", str(adapter), "-o", str(tmp_path / "d")])
+        main(["critic", "doctor", *clips, "--critic", str(adapter), "-o", str(tmp_path / "d")])
     assert stop.value.code == 1
     out, err = capsys.readouterr()
     assert "ok    A/B swap" in out

@@ -131,19 +131,19 @@ def test_z_and_percentile_equal_their_definitions():
 
 def test_reference_set_of_another_critic_is_refused(adapter, clips, tmp_path, capsys):
     path = tmp_path / "mine.json"
-    args = ["score", *clips, "--adapter", adapter, "--write-reference", path, "--json"]
+    args = ["score", *clips, "--critic", adapter, "--write-reference", path, "--json"]
     code, out, _ = run(capsys, *args)
     assert code == 0
     reference = read_reference(path)
     assert reference.name == "mine"
-    code, out, _ = run(capsys, "score", *clips, "--adapter", adapter, "--reference", path, "--json")
+    code, out, _ = run(capsys, "score", *clips, "--critic", adapter, "--reference", path, "--json")
     rows = json.loads(out)["scores"]
     assert json.loads(out)["reference"] == "mine"
     for d in ("motion", "lip", "quality"):
         assert np.mean([row["z"][d] for row in rows]) == pytest.approx(0, abs=1e-3)
         assert np.std([row["z"][d] for row in rows]) == pytest.approx(1, abs=1e-3)
     path.write_text(path.read_text().replace(reference.critic, "0" * 64))
-    code, _, err = run(capsys, "score", *clips, "--adapter", adapter, "--reference", path)
+    code, _, err = run(capsys, "score", *clips, "--critic", adapter, "--reference", path)
     assert code == 2
     assert "another critic" in err
 
@@ -167,27 +167,27 @@ def test_commands_take_jsonl_and_say_what_failed(adapter, clips, broken, tmp_pat
     names = [str(p) for p in (clips[0], *broken)]
     listed.write_text("".join(json.dumps({"clip": name}) + "\n" for name in names))
     out_file = tmp_path / "scores.jsonl"
-    code, out, _ = run(capsys, "score", listed, "--adapter", adapter, "-o", out_file)
+    code, out, _ = run(capsys, "score", listed, "--critic", adapter, "-o", out_file)
     assert code == 0
     assert out.count("\n") == 1 + len(names)
     rows = [json.loads(line) for line in out_file.read_text().splitlines()]
     assert "percentile" in rows[0]
     assert all("error" in row for row in rows[1:])
-    code, _, err = run(capsys, "score", *list(broken)[:3], "--adapter", adapter, "--no-cache")
+    code, _, err = run(capsys, "score", *list(broken)[:3], "--critic", adapter, "--no-cache")
     assert code == 2  # their headers tell, no model is loaded
     assert "none of 3 clips can be judged: cannot decode" in err
-    code, _, err = run(capsys, "score", broken_file(broken, "silent"), "--adapter", adapter)
+    code, _, err = run(capsys, "score", broken_file(broken, "silent"), "--critic", adapter)
     assert code == 2
     assert "has no sound" in err
-    code, _, err = run(capsys, "score", broken_file(broken, "one"), "--adapter", adapter)
+    code, _, err = run(capsys, "score", broken_file(broken, "one"), "--critic", adapter)
     assert code == 1
     assert "none of 1 clips could be scored" in err
-    doctor = ["doctor", *clips[:3], broken_file(broken, "silent"), "--adapter", adapter]
+    doctor = ["doctor", *clips[:3], broken_file(broken, "silent"), "--critic", adapter]
     code, _, err = run(capsys, *doctor)
     assert code == 2
     assert "1 of 4 clips cannot be judged" in err
     listed.write_text('{"name": 1}\n')
-    assert run(capsys, "score", listed, "--adapter", adapter)[0] == 2
+    assert run(capsys, "score", listed, "--critic", adapter)[0] == 2
 
 
 def test_no_critic_and_hub_names(tmp_path):

@@ -76,7 +76,7 @@ def test_row_beside_the_critic(adapter, ratings, tmp_path, capsys, known):
     rows = [json.loads(line) for line in ratings.read_text().splitlines()]
     for number, row in enumerate(rows[:34]):
         known[f"{number}.mp4"] = 0.8 if row["lip"] else 0.2
-    code, out, _ = run(capsys, ratings, "--adapter", adapter, "-q", "-o", tmp_path / "out")
+    code, out, _ = run(capsys, ratings, "--critic", adapter, "-q", "-o", tmp_path / "out")
     assert code == 0
     assert "sync_measure leaves out 2: the video has no sound" in out
     line = next(line for line in out.splitlines() if line.startswith("sync_measure"))
@@ -86,7 +86,7 @@ def test_row_beside_the_critic(adapter, ratings, tmp_path, capsys, known):
     assert stored["rows"]["sync_measure"]["lip"]["n"] == 6
     page = (tmp_path / "out/eval.html").read_text()
     assert "leaves out 2: the video has no sound" in page
-    code, out, _ = run(capsys, ratings, "--adapter", adapter, "-q", "--no-sync")
+    code, out, _ = run(capsys, ratings, "--critic", adapter, "-q", "--no-sync")
     assert code == 0
     assert "sync_measure" not in out
 

@@ -141,8 +141,8 @@ def test_pairs_are_blind_and_their_sides_do_not_matter(tmp_path, methods, served
     for clip in (tmp_path / "ours").glob("*.mp4"):
         clip.write_bytes(clip.read_bytes() + b"ours")
     assert marked.endswith(b"ours")
-    args = [*methods, "--study", "st", "--set", "mode=pairs", "--set", "raters_per_clip=2"]
-    process, address = served(*args, "--set", 'questions={lip: "Which lips match better?"}')
+    args = [*methods, "--study", "st", "mode=pairs", "raters_per_clip=2"]
+    process, address = served(*args, 'questions={lip: "Which lips match better?"}')
     home, token = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/\?token=(.+)", address).groups()
 
     def prefers_ours(home, token, rater, task):
@@ -179,7 +179,7 @@ def test_what_is_wrong_is_told_before_the_page_opens(tmp_path, methods, folders,
         (["serve", methods[0], f"b={tmp_path / 'absent'}", *kept], "there is no file or folder"),
         (["serve", methods[0], f"b={tmp_path / 'other'}", *kept], "the folders do not match"),
         (["serve", methods[0], f"b={tmp_path / 'base'}", *kept], "share a folder"),
-        (["serve", *methods, *kept, "--set", "mode=ranks"], "mode"),
+        (["serve", *methods, *kept, "mode=ranks"], "mode"),
         (["report", tmp_path / "absent"], "there is no study in"),
     ]
     for argv, message in cases:
@@ -193,13 +193,13 @@ def test_what_is_wrong_is_told_before_the_page_opens(tmp_path, methods, folders,
     build(sets, StudyConfig(), tmp_path / "st")
     code, _, err = run(capsys, "report", tmp_path / "st")
     assert (code, "nobody has rated anything" in err) == (2, True)
-    code, _, err = run(capsys, "serve", *methods, *kept, "--set", "mode=pairs")
+    code, _, err = run(capsys, "serve", *methods, *kept, "mode=pairs")
     assert (code, "holds a study of other clips or settings" in err) == (2, True)
 
 
 @pytest.mark.slow
 def test_a_rater_scores_clips_with_the_keyboard(tmp_path, methods, served, capsys):
-    process, address = served(*methods, "--study", "st", "--set", "raters_per_clip=1")
+    process, address = served(*methods, "--study", "st", "raters_per_clip=1")
     browser = Browser(tmp_path / "profile")
     try:
         browser.send("Page.navigate", url=address)

@@ -138,11 +138,17 @@ def test_plan_lists_what_is_missing_and_ends_well(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     missing = json.loads(done.stdout)["missing"]
-    assert [m.split()[1] for m in missing] == ["conditions", "critic"]
+    assert list(missing) == ["conditions", "critic"]
+    done = subprocess.run(
+        [*command, "critic=other"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )  # what the user names must be there
+    assert done.returncode == 2
+    assert "conditions" in json.loads(done.stdout)["missing"]
+    assert done.stderr.startswith("error: the critic other does not exist")
     done = subprocess.run(
         [*command[:5], "nano/nsq", "-o", "new"], cwd=tmp_path, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "missing: the conditions runs/conditions" in done.stderr
+    assert "error: the conditions runs/conditions" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """The report: its charts by arithmetic, its text, and the page in a real browser."""
 
 import html
+import itertools
 import math
 import re
 import shutil
@@ -65,6 +66,18 @@ def test_long_names_have_room() -> None:
     ]
     for text in names:  # they end at x, and a letter is less than 6 pixels wide
         assert float(text.get("x", "0")) >= 6 * len(text.text or "")
+
+
+@pytest.mark.parametrize("span", [3e-5, 0.004, 0.2, 40.0])
+@pytest.mark.parametrize("name", ["a", "a policy with a rather long name"])
+def test_labels_of_an_axis_do_not_touch(span: float, name: str) -> None:
+    ends = Estimate(0.87, 0.87 - span / 2, 0.87 + span / 2)
+    svg = ET.fromstring(dots([ScoreRow(name, {"lip": ends})], "lip", "t"))
+    found = [t for t in svg.iter("text") if "tick" in t.get("class", "") and t.text]
+    labels = [(float(t.get("x", "")), t.text or "") for t in found]
+    assert len({text for _, text in labels}) == len(labels) >= 2
+    for (x, one), (y, other) in itertools.pairwise(labels):
+        assert y - x >= 3 * (len(one) + len(other))
 
 
 def test_dots_lie_where_the_values_are() -> None:

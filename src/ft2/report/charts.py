@@ -13,6 +13,9 @@ from ft2.report.data import Curve, Estimate, GateMap, ScoreRow
 
 WIDTH = 340
 
+LETTER = 6
+"""About how wide a letter or digit is."""
+
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return about `count` round numbers that cover [low, high]; works for an empty range.
@@ -54,11 +57,17 @@ def dots(rows: Sequence[ScoreRow], column: str, description: str) -> str:
     if not ends:
         return ""
     ticks = nice_ticks(min(ends), max(ends))
-    left = max(104, 14 + 6 * max(len(row.label) for row, _ in shown))  # 6 pixels a letter
+    left = max(104, 14 + LETTER * max(len(row.label) for row, _ in shown))
     right, top, pitch = 42, 10, 25
     bottom = top + pitch * len(shown)
     x = _scale(ticks[0], ticks[-1], left, WIDTH - right)
-    parts = [_vertical(x(t), top, bottom, _tick(t, ticks)) for t in ticks]
+    labels = [_tick(t, ticks) for t in ticks]
+    wide = LETTER * max(map(len, labels)) + 6
+    every = math.ceil(wide / (x(ticks[1]) - x(ticks[0])))  # the labels that find room
+    parts = [
+        _vertical(x(t), top, bottom, "" if place % every else label)
+        for place, (t, label) in enumerate(zip(ticks, labels, strict=True))
+    ]
     parts.append(f'<path class="ref" d="M{x(shown[0][1].value):.1f} {top}V{bottom}"/>')
     for index, (row, value) in enumerate(shown):
         y = top + pitch * (index + 0.5)
@@ -218,7 +227,7 @@ def _spread(positions: list[float], gap: float, top: float, bottom: float) -> li
 
 def _tick(value: float, ticks: Sequence[float]) -> str:
     step = ticks[1] - ticks[0]
-    digits = max(0, min(3, -math.floor(math.log10(step) + 1e-9)))
+    digits = max(0, min(6, -math.floor(math.log10(step) + 1e-9)))
     if digits and abs(step * 10**digits - round(step * 10**digits)) > 1e-6:
         digits += 1
     return number(value, digits)
