@@ -78,10 +78,10 @@ def write_cache(folder: Path, keys: list[str], captions: list[str], width: int) 
 def draw(place: Path, steps: int) -> dict[str, float]:
     """Open data and cache as training does, draw batches, and return memory and times."""
     from ft2.config import load_config
+    from ft2.generator.batches import draw_batch
     from ft2.generator.cache import Encoded
     from ft2.generator.config import TrainConfig
     from ft2.generator.data import read_clips
-    from ft2.generator.train import draw_batch
     from ft2.wan.places import read_architecture
     from ft2.wan.spec import WanSpec
     from ft2.wan.store import Store

@@ -10,11 +10,12 @@ from generator_toys import TINY, speech
 
 from ft2.errors import UsageError
 from ft2.generator.average import Average
+from ft2.generator.batches import draw_batch, lip_weights
 from ft2.generator.cache import Encoded
 from ft2.generator.config import DropoutConfig, TrainConfig
 from ft2.generator.data import read_clips
 from ft2.generator.prepare import PHONES, phone_targets
-from ft2.generator.train import draw_batch, lip_weights, train_generator
+from ft2.generator.train import train_generator
 from ft2.runs import load_tensors
 from ft2.speech import Phone
 from ft2.wan.store import Store

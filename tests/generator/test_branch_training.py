@@ -16,11 +16,12 @@ from ft2 import faces, media
 from ft2.__main__ import main
 from ft2.errors import UsageError
 from ft2.generator import train
+from ft2.generator.batches import Batch, draw_batch
 from ft2.generator.config import TrainConfig
 from ft2.generator.data import read_clips
 from ft2.generator.encode import lip_latents
 from ft2.generator.start import start_anew
-from ft2.generator.train import Batch, draw_batch, train_generator
+from ft2.generator.train import train_generator
 from ft2.puppet import identities
 from ft2.wan.spec import WanSpec
 from ft2.wan.weights import load_talking_model
