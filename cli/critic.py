@@ -22,6 +22,7 @@ from ft2.cli.options import (
     Verbose,
     emit,
     make_progress,
+    read_config,
     refuse_missing,
     say,
     split_config_args,
@@ -90,9 +91,7 @@ def pretrain(
 ) -> None:
     """Train the base of a nano critic from puppet arrays: `ft2 critic pretrain data=DIR`."""
     del verbose
-    from ft2.config import load_config
     from ft2.critic.base import PretrainConfig, pretrain
 
-    source, overrides = split_config_args(config)
-    settings = load_config(PretrainConfig, source, overrides)
+    settings = read_config(PretrainConfig, config)
     emit(pretrain(settings, output, resume, make_progress(quiet)), json=json)

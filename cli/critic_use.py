@@ -40,7 +40,8 @@ def find_critic(given: Path | None) -> Path:
             return inner
         raise UsageError(
             f"there is no trained critic in '{path}'",
-            "give --critic RUN, or train one: ft2 critic train nano/critic ratings=FILE",
+            "give --critic RUN (`ft2 demo` leaves one in runs/demo/critic), or train one: "
+            "ft2 critic train nano/critic ratings=FILE",
         )
     return path
 

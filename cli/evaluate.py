@@ -13,7 +13,7 @@ from ft2.cli.options import (
     Verbose,
     emit,
     make_progress,
-    split_config_args,
+    read_config,
 )
 from ft2.errors import UsageError
 
@@ -59,11 +59,9 @@ def evaluate(
 ) -> None:
     """Measure clips, or compare two folders of them: table, Markdown and an HTML page."""
     from ft2.cli.evaluate_run import Inputs, plan, run_evaluation
-    from ft2.config import load_config
     from ft2.metrics.config import EvaluateConfig
 
-    source, overrides = split_config_args(args)
-    settings = load_config(EvaluateConfig, source, overrides)
+    settings = read_config(EvaluateConfig, args)
     inputs = Inputs(run=run, against=against, reference=reference, critic=critic, settings=settings)
     made = plan(inputs, _critic(critic, settings.device))
     if dry_run:

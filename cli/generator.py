@@ -15,10 +15,10 @@ from ft2.cli.options import (
     Verbose,
     emit,
     make_progress,
+    read_config,
     say,
     split_config_args,
 )
-from ft2.errors import UsageError
 
 if TYPE_CHECKING:
     from ft2.generator.config import TrainConfig
@@ -47,11 +47,9 @@ def prepare(
     verbose: Verbose = False,
 ) -> None:
     """Cut videos of talking people into training clips; say why others are refused."""
-    from ft2.config import load_config
     from ft2.generator.config import VideosConfig
 
-    source, overrides = split_config_args(args)
-    config = load_config(VideosConfig, source, overrides)
+    config = read_config(VideosConfig, args)
     if dry_run:
         from ft2.generator.collect import read_sources
         from ft2.wan.places import read_architecture
@@ -77,12 +75,10 @@ def measure(
     quiet: Quiet = False,
 ) -> None:
     """Add to array shards how much face and body move, for the branch `motion`."""
-    from ft2.config import load_config
     from ft2.generator.config import MeasureConfig
     from ft2.generator.measure import measure_shards
 
-    source, overrides = split_config_args(args)
-    config = load_config(MeasureConfig, source, overrides)
+    config = read_config(MeasureConfig, args)
     if dry_run:
         emit({"shards": len(list(data.glob("*.safetensors"))), **config.model_dump()}, json)
         return
@@ -147,10 +143,9 @@ def ablate(
     """Train without a stage, the lip mask or the identity, and compare by puppets' ground truth."""
     from ft2.cli.ablate import check_inputs, plan_ablation, run_ablation
     from ft2.cli.ablate_config import AblationConfig
-    from ft2.config import load_config
     from ft2.runs import check_output
 
-    settings = load_config(AblationConfig, *split_config_args(args))
+    settings = read_config(AblationConfig, args)
     if dry_run:
         emit(plan_ablation(settings, output), json)
         return
@@ -168,13 +163,9 @@ def load_training(args: list[str] | None) -> "TrainConfig":
     Raises:
         UsageError: no config, or one with problems.
     """
-    from ft2.config import load_config
     from ft2.generator.config import TrainConfig
 
-    source, overrides = split_config_args(args)
-    if source is None:
-        raise UsageError("no config given", "for example nano/generator-clip")
-    return load_config(TrainConfig, source, overrides)
+    return read_config(TrainConfig, args, needed="for example nano/generator-clip")
 
 
 def load_speech() -> "list[Speech]":

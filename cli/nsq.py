@@ -17,10 +17,10 @@ from ft2.cli.options import (
     Verbose,
     Yes,
     emit,
+    read_config,
     refuse_missing,
     require_output,
     say,
-    split_config_args,
 )
 from ft2.cli.push import Public, Repo, Update, check_push, run_push
 from ft2.errors import UsageError
@@ -41,12 +41,10 @@ def plan(
     json: Json = False,
 ) -> None:
     """Expand portraits x sounds x prompts into conditions.jsonl, capped and fair to every face."""
-    from ft2.config import load_config
     from ft2.nsq.plan import PlanConfig, expand, summarise, write_conditions
     from ft2.runs import check_output
 
-    source, overrides = split_config_args(config)
-    conditions = expand(load_config(PlanConfig, source, overrides))
+    conditions = expand(read_config(PlanConfig, config))
     if not dry_run:
         output = require_output(output)
         check_output(output, resume=False)
@@ -67,13 +65,11 @@ def build(
 ) -> None:
     """Generate candidates, score them, pair them, and write Arrow shards with a card."""
     from ft2.cli.nsq_build import plan_build, run_build
-    from ft2.config import load_config
     from ft2.nsq.config import NsqConfig
     from ft2.runs import check_output
 
     del verbose
-    source, overrides = split_config_args(config)
-    settings = load_config(NsqConfig, source, overrides)
+    settings = read_config(NsqConfig, config)
     plan = plan_build(settings)
     if dry_run:
         emit(plan, json)

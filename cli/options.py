@@ -6,14 +6,17 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
+    from ft2.config import Config
     from ft2.runs import Progress
+
+C = TypeVar("C", bound="Config")
 
 _state = {"quiet": False}
 
@@ -82,6 +85,25 @@ def split_config_args(args: Sequence[str] | None) -> tuple[str | None, list[str]
         )
     overrides = [arg for arg in args or () if not _is_source(arg)]
     return (sources[0] if sources else None), overrides
+
+
+def read_config(kind: "type[C]", args: Sequence[str] | None, needed: str = "") -> "C":
+    """Return the config that a command line means: a preset or YAML file, then KEY=VALUE.
+
+    Args:
+        kind: The config's model.
+        args: The command line.
+        needed: Where the command has no defaults of its own: the hint when no config is named.
+
+    Raises:
+        UsageError: No config is named though one is needed, or it has problems.
+    """
+    from ft2.config import load_config
+
+    source, overrides = split_config_args(args)
+    if source is None and needed:
+        raise UsageError("no config given", needed)
+    return load_config(kind, source, overrides)
 
 
 def require_output(output: Path | None) -> Path:

@@ -15,8 +15,8 @@ from ft2.cli.options import (
     Resume,
     emit,
     make_progress,
+    read_config,
     say,
-    split_config_args,
 )
 from ft2.errors import UsageError
 
@@ -43,11 +43,9 @@ def build(
 ) -> None:
     """Make puppet clips, train generator and critic base on them, collect DIR/nano (hours)."""
     from ft2.cli.weights_config import WeightsConfig
-    from ft2.config import load_config
     from ft2.runs import check_output
 
-    source, overrides = split_config_args(args)
-    settings = load_config(WeightsConfig, source, overrides)
+    settings = read_config(WeightsConfig, args)
     commands = stage_commands(settings, output)
     if dry_run:
         emit({"output": str(output), "commands": commands}, json)
