@@ -150,10 +150,12 @@ def measure_policy(repeats: int) -> dict[str, Any]:
     rows = {}
     for name, (width, out, count) in LINEARS.items():
         layer = FusedLinear(nn.Linear(width, out), 3, 128, 128.0).requires_grad_(False)
-        x = torch.randn(1, TIMED_TOKENS, width)
+        x, scale = torch.randn(1, TIMED_TOKENS, width), layer.rank_scale(own[None], 1)[0]
         times = {
             "base": seconds(lambda x=x, m=layer: m(x), repeats) * FULL_TOKENS / TIMED_TOKENS,
-            "merge": seconds(lambda m=layer: merged_weight(m, own), repeats),
+            "merge": seconds(
+                lambda m=layer, s=scale: merged_weight(m.weight, s, m.lora_A, m.lora_B), repeats
+            ),
             "beside": seconds(lambda x=x, m=layer: m(x, own[None]), repeats)
             * FULL_TOKENS
             / TIMED_TOKENS,

@@ -9,19 +9,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ft2.flow import add_noise, velocity_target
+from ft2.lora import Gate
 from ft2.tlpo import dpo
 from ft2.tlpo.data import Batch
 from ft2.wan.condition import Conditioning
 
-GateFunction = Callable[[Tensor], Tensor | None]
-"""Maps sigma [B] to expert weights [B, layers, K], or to None for the base network."""
+GateFunction = Callable[[Tensor], Gate | None]
+"""Maps sigma [B] to expert weights [B, layers, K] or shared ones, or to None for the base."""
 
 
 class VelocityModel(Protocol):
     """What a preference step needs of a generator."""
 
     def velocity(
-        self, x: Tensor, sigma: Tensor, cond: Conditioning, gate: Tensor | None = None
+        self, x: Tensor, sigma: Tensor, cond: Conditioning, gate: Gate | None = None
     ) -> Tensor:
         """Return the velocity at noisy latents x [B, C, f, h, w] and noise levels sigma [B]."""
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ft2.engine import autocast, check_resumable, local_device, make_engine, rank_zero_first
 from ft2.errors import UsageError
-from ft2.lora import remove_experts
+from ft2.lora import SharedGate, remove_experts
 from ft2.pairs import DIMENSIONS, Preference, Store, read_pairs
 from ft2.runs import Progress, RunDir
 from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
@@ -208,9 +208,9 @@ def _same_format(part: Weighted) -> tuple[Weighted, int]:
 
 
 def constant(model: TalkingModel, weights: tuple[float, ...]) -> GateFunction:
-    """Return a gate function of constant weights."""
+    """Return a gate function of constant weights, which all samples share."""
 
-    def gate(sigma: Tensor) -> Tensor:
-        return constant_gate(len(sigma), model.num_layers, weights).to(sigma.device)
+    def gate(sigma: Tensor) -> SharedGate:
+        return SharedGate(constant_gate(1, model.num_layers, weights)[0].to(sigma.device))
 
     return gate

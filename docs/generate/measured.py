@@ -17,7 +17,6 @@ TITLES = {
     "generate": "Generating",
     "nsq": "Building preference data",
     "tlpo": "Training experts and the gate",
-    "tlpo_merged": "Experts merged into each sample's weight",
     "tlpo_compare": "Methods against each other",
     "gate_study": "When a gate pays",
     "label_study": "Are the critic's pairs right?",
@@ -31,7 +30,6 @@ TITLES = {
 }
 COMMANDS = {
     "generate": "python benchmarks/generate.py",
-    "tlpo": "python benchmarks/tlpo.py --tokens 192 --rounds 3",
     "critic": "python benchmarks/critic.py --clips 3 --rounds 3",
     "judges": "python benchmarks/judges.py --landmarks",
     "nsq": "python benchmarks/nsq.py --scale 3 --peers PYTHON",

@@ -8,12 +8,21 @@ from torch import Tensor, nn
 from ft2.errors import UsageError
 from ft2.lora import (
     FusedLinear,
+    SharedGate,
     apply_linear,
     expert_parameters,
     fused_linears,
     install_experts,
     repeat_gate,
 )
+
+
+@pytest.fixture(params=["beside", "merged"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both forms of the products, whatever the shapes would choose."""
+    merge = request.param == "merged"
+    monkeypatch.setattr("ft2.lora.fused.merging_pays", lambda *_: merge)
+    return str(request.param)
 
 
 class Block(nn.Module):
@@ -56,6 +65,7 @@ def loop(layer: FusedLinear, x: Tensor, gate: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("shape", [(4, 6), (4, 7, 6), (4, 3, 5, 6)])
 def test_equals_the_per_expert_loop_in_output_and_gradients(
     shape: tuple[int, ...],
@@ -72,6 +82,7 @@ def test_equals_the_per_expert_loop_in_output_and_gradients(
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
+@pytest.mark.usefixtures("form")
 def test_gradcheck() -> None:
     layer = fused(num_experts=2)
     x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
@@ -83,19 +94,26 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(call, (x, gate, layer.lora_A, layer.lora_B))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [5, 500])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gate_none_and_zero_b_are_bitwise_the_base(dtype: torch.dtype) -> None:
+def test_gate_none_and_zero_b_are_bitwise_the_base(
+    dtype: torch.dtype, tokens: int, bias: bool
+) -> None:
+    """In float32 500 tokens are merged."""
     torch.manual_seed(0)
-    base = nn.Linear(6, 10).to(dtype)
+    base = nn.Linear(6, 10, bias=bias).to(dtype)
     layer = FusedLinear(base, 3, 4, 4.0)
-    x = torch.randn(2, 5, 6).to(dtype)
+    x = torch.randn(2, tokens, 6).to(dtype)
     assert layer.lora_A.dtype == torch.float32
     assert torch.equal(layer(x, torch.rand(2, 3)), base(x))
+    assert torch.equal(layer(x, SharedGate(torch.rand(3))), base(x))
     randomise(layer)
     assert torch.equal(layer(x), base(x))
     assert not torch.equal(layer(x, torch.rand(2, 3)), base(x))
 
 
+@pytest.mark.usefixtures("form")
 def test_gate_rows_reach_their_own_samples_only() -> None:
     layer = fused()
     x = torch.randn(1, 4, 6, dtype=torch.float64).repeat(2, 1, 1)
@@ -138,6 +156,7 @@ def peft_twin(weights: list[float]) -> tuple[Block, peft.PeftModel, Tensor]:
     return ours, theirs, gate
 
 
+@pytest.mark.usefixtures("form")
 def test_equals_peft_with_three_active_adapters() -> None:
     ours, theirs, gate = peft_twin([0.3, -0.7, 1.1])
     theirs.base_model.set_adapter(["0", "1", "2"])
@@ -145,6 +164,7 @@ def test_equals_peft_with_three_active_adapters() -> None:
     torch.testing.assert_close(ours(x, gate), theirs(x), rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("form")
 def test_equals_peft_cat_merge() -> None:
     weights = [0.3, 0.7, 1.1]
     ours, theirs, gate = peft_twin([1.0, 1.0, 1.0])
@@ -155,6 +175,7 @@ def test_equals_peft_cat_merge() -> None:
     torch.testing.assert_close(expected, theirs(x), rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("form")
 def test_gradient_under_checkpointing_with_two_draws_in_one_graph() -> None:
     """A gate kept as an attribute fails this: recomputation would read the last one."""
     block = Block().double()
@@ -175,6 +196,41 @@ def test_gradient_under_checkpointing_with_two_draws_in_one_graph() -> None:
         return torch.autograd.grad(total, theta)[0]
 
     torch.testing.assert_close(gradient(True), gradient(False), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_and_without_gradients_the_output_has_the_same_bits(
+    dtype: torch.dtype, frozen: bool
+) -> None:
+    """A reference runs without gradients, its policy with them: step 0 is ln 2 to the bit."""
+    torch.manual_seed(0)
+    layer = FusedLinear(nn.Linear(24, 40).to(dtype), 3, 4, 4.0)
+    randomise(layer)
+    layer.requires_grad_(not frozen)
+    for tokens in (5, 31, 400):
+        x = torch.randn(3, tokens, 24, requires_grad=True).to(dtype)
+        for gate in (torch.rand(3, 3, requires_grad=True), SharedGate(torch.rand(3))):
+            with torch.no_grad():
+                reference = layer(x, gate)
+            assert torch.equal(layer(x, gate), reference)
+
+
+def test_sixteen_bits_keep_an_expert_that_moves_the_weight_by_a_thousandth() -> None:
+    """Merged, or added to a base that is rounded already, half of it would be lost."""
+    torch.manual_seed(0)
+    layer = FusedLinear(nn.Linear(512, 512, bias=False).bfloat16(), 3, 8, 8.0)
+    randomise(layer)
+    delta = layer.lora_B @ layer.lora_A
+    layer.lora_B.data *= 1e-3 * layer.weight.float().std() / delta.std()
+    x = torch.randn(1, 800, 512).bfloat16()
+    with torch.no_grad():
+        part = (x.double() @ (layer.lora_B.double() @ layer.lora_A.double()).t()).flatten()
+        found = (layer(x, SharedGate(torch.ones(3))).double() - layer(x).double()).flatten()
+        rounded = (layer(x).double().flatten() + part).bfloat16().double()
+    kept = float(found @ part / (part @ part))
+    assert kept == pytest.approx(1, abs=0.02)
+    assert float((rounded - layer(x).double().flatten()) @ part / (part @ part)) < 0.7
 
 
 def test_install_counts_freezes_and_keeps_names() -> None:

@@ -6,12 +6,21 @@ from torch import Tensor, nn
 
 from ft2.lora import (
     FusedLinear,
+    SharedGate,
     apply_linear,
     apply_linears,
     expert_parameters,
     gate_slots,
     install_experts,
 )
+
+
+@pytest.fixture(params=["beside", "merged"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both forms of the products, whatever the shapes would choose."""
+    merge = request.param == "merged"
+    monkeypatch.setattr("ft2.lora.fused.merging_pays", lambda *_: merge)
+    return str(request.param)
 
 
 class Attention(nn.Module):
@@ -44,6 +53,7 @@ def naive(layer: FusedLinear, x: Tensor, gate: Tensor) -> Tensor:
     return y
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("slots", [False, True])
 @pytest.mark.parametrize("train", ["experts", "gate", "both"])
 def test_sharing_equals_a_naive_loop_in_output_and_gradients(slots: bool, train: str) -> None:
@@ -89,6 +99,7 @@ def test_zero_3_weights_are_called_one_by_one(monkeypatch: pytest.MonkeyPatch) -
     assert len(called) == 3
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(
     ("train", "kept"), [("gate", {(4, 5, 6 * 3)}), ("experts", {(4, 5, 6 * 3), (4, 5, 6)})]
 )
@@ -135,6 +146,21 @@ def test_autocast_computes_in_bf16_and_gives_fp32_gradients(dtype: torch.dtype) 
     for ours, p in zip(gradients, expert_parameters(exact), strict=True):
         error = (ours.double() - p.grad).norm() / p.grad.norm()
         assert float(error) < 0.03
+
+
+@pytest.mark.usefixtures("form")
+def test_a_shared_gate_is_one_for_each_sample_with_equal_rows() -> None:
+    """In outputs and gradients; the shared one's gradient is the sum of the rows'."""
+    attn = adapted()
+    x = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
+    own = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    wanted = [x, own, *expert_parameters(attn)]
+    found = []
+    for gate in (SharedGate(own), own.expand(4, 3)):
+        ys = apply_linears(attn.linears(), x, gate)
+        found.append([*ys, *torch.autograd.grad(sum(y.square().sum() for y in ys), wanted)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
 def test_slots_are_named_and_the_same_in_every_block() -> None:

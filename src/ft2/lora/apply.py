@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ft2.lora.fused import FusedLinear, run_fused
-from ft2.lora.merge import Gate, SharedGate, merged_linear
+from ft2.lora.merge import Gate
 
 
 def apply_linear(linear: nn.Module, x: Tensor, gate: Gate | None = None) -> Tensor:
@@ -19,8 +19,6 @@ def apply_linear(linear: nn.Module, x: Tensor, gate: Gate | None = None) -> Tens
     Returns:
         [B, ..., out].
     """
-    if isinstance(gate, SharedGate):
-        return merged_linear(linear, x, gate)
     out: Tensor = linear(x, gate) if isinstance(linear, FusedLinear) else linear(x)
     return out
 
@@ -40,7 +38,7 @@ def apply_linears(
     Returns:
         One [B, ..., out] for each.
     """
-    if gate is None or isinstance(gate, SharedGate):
+    if gate is None:
         return [apply_linear(linear, x, gate) for linear in linears]
     fused = [m for m in linears if isinstance(m, FusedLinear) and not hasattr(m.weight, "ds_id")]
     if len(fused) < len(linears):

@@ -10,19 +10,20 @@ which equals ``W x + sum_k gate_k * alpha/r * B_k A_k x`` (LoRA-Flow, arXiv 2402
 The gate is an argument of every call and never module state: a gate kept as an attribute gives
 silently wrong gradients under activation checkpointing and with several draws in one graph.
 
-The backward pass is written out: it keeps the rank-space activations, and the input only while
-experts are trained; linears that read the same input share one down-projection.
+How the products are taken, and what their backward pass keeps, is `ft2.lora.product`'s; linears
+that read the same input share one down-projection.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ft2.errors import UsageError
+from ft2.lora.merge import Gate, SharedGate, merging_pays
+from ft2.lora.product import ExpertsProduct, base_product
 
 
 class FusedLinear(nn.Linear):
@@ -91,13 +92,19 @@ class FusedLinear(nn.Linear):
             )
         return (own * self.scaling).repeat_interleave(self.rank, dim=1)
 
-    def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
+    @property
+    def trained(self) -> bool:
+        """Whether the experts are trained, rather than a gate over them or nothing."""
+        return self.lora_A.requires_grad or self.lora_B.requires_grad
+
+    def forward(self, input: Tensor, gate: Gate | None = None) -> Tensor:
         """Apply the base and, with a gate, the weighted experts.
 
         Args:
             input: [B, ..., in].
             gate: [B, K] weight of each expert for each sample, [B, slots, K] where a layer's
-                linears have gates of their own, or None for the base alone.
+                linears have gates of their own, one that all samples share, or None for the base
+                alone.
 
         Returns:
             [B, ..., out] in the dtype of the input (of autocast, where it is on).
@@ -115,101 +122,44 @@ class FusedLinear(nn.Linear):
 
 
 def run_base(layer: FusedLinear, x: Tensor) -> Tensor:
-    """Run the base alone, cast as `run_fused` casts.
+    """Run the base alone, cast and added up as `run_fused` does it.
 
     Under ZeRO-3 DeepSpeed has a linear of its own that adds a float32 bias where autocast would
     have rounded it: without this the reference would not be the policy at the first step.
     """
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
-        return F.linear(x, layer.weight, layer.bias)
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     with torch.autocast(kind, enabled=False):
         own = cast("Tensor | None", layer.bias)
         bias = None if own is None else own.to(dtype)
-        return F.linear(x.to(dtype), layer.weight.to(dtype), bias)
+        return base_product(x.to(dtype), layer.weight.to(dtype), bias)
 
 
-def run_fused(layers: Sequence[FusedLinear], x: Tensor, gate: Tensor) -> list[Tensor]:
-    """Run layers that share the input x [B, ..., in]; autocast is applied here, once."""
-    kind, batch = x.device.type, x.shape[0]
+def run_fused(layers: Sequence[FusedLinear], x: Tensor, gate: Gate) -> list[Tensor]:
+    """Run layers that share the input x [B, ..., in]; autocast is applied here, once.
+
+    Whether experts are merged depends on shapes, on the dtype and on whether they are trained,
+    never on whether gradients are wanted: a reference must be its policy to the bit.
+    """
+    kind, shared = x.device.type, isinstance(gate, SharedGate)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    scales = [layer.rank_scale(gate, batch) for layer in layers]
+    weights = gate.weights[None] if isinstance(gate, SharedGate) else gate
+    rows = 1 if shared else x.shape[0]
+    scales = [layer.rank_scale(weights, rows) for layer in layers]
     scale = scales[0] if len(scales) == 1 else torch.cat(scales, dim=1)
     parts: list[Tensor | None] = []
     for layer in layers:
         parts += [layer.weight, layer.bias, layer.lora_A, layer.lora_B]
     with torch.autocast(kind, enabled=False):
         cast = [None if part is None else part.to(dtype) for part in parts]
-        flat = x.to(dtype).reshape(batch, -1, x.shape[-1])
-        outputs: tuple[Tensor, ...] = _FusedExperts.apply(flat, scale, *cast)
+        flat = x.to(dtype).reshape(rows, -1, x.shape[-1])
+        merges = 1 if shared and not any(layer.trained for layer in layers) else 2
+        sizes = [(layer.in_features, layer.out_features) for layer in layers]
+        merge = merging_pays(sizes, flat.shape[1], merges, dtype)
+        outputs: tuple[Tensor, ...] = ExpertsProduct.apply(
+            flat, scale, merge, torch.is_grad_enabled(), *cast
+        )
     return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in outputs]
-
-
-class _FusedExperts(torch.autograd.Function):
-    """``y_i = x W_i^T + b_i + ((x A_i^T) * gs_i) B_i^T`` for linears i that share x.
-
-    Saved beside weights: ``h = x A^T`` [B, L, sum of ranks] if the gate or an up-projection is
-    trained, and x [B, L, in] only if a down-projection is.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, *parts: Tensor | None) -> tuple[Tensor, ...]:
-        weights, biases, downs, ups = (parts[i::4] for i in range(4))
-        hidden = F.linear(x, _cat(downs))
-        ctx.ranks = [down.shape[0] for down in downs]  # type: ignore[union-attr]
-        gated = (hidden * scale.unsqueeze(1)).to(x.dtype).split(ctx.ranks, dim=-1)
-        outputs = []
-        for weight, bias, up, own in zip(weights, biases, ups, gated, strict=True):
-            y = F.linear(x, weight, bias)  # type: ignore[arg-type]
-            y.flatten(0, 1).addmm_(own.flatten(0, 1), up.t())  # type: ignore[union-attr]
-            outputs.append(y)
-        needs = ctx.needs_input_grad
-        train_down, train_up = any(needs[4::4]), any(needs[5::4])
-        kept_x = x if train_down else None
-        kept_hidden = hidden if needs[1] or train_up else None
-        ctx.save_for_backward(kept_x, kept_hidden, scale, *weights, *downs, *ups)
-        return tuple(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, scale, *rest = ctx.saved_tensors
-        count = len(grads)
-        weights, downs, ups = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        needs = ctx.needs_input_grad
-        with torch.autocast(scale.device.type, enabled=False):
-            d_gated = torch.cat([dy @ up for dy, up in zip(grads, ups, strict=True)], dim=-1)
-            d_hidden = (d_gated * scale.unsqueeze(1)).to(d_gated.dtype)
-            dx = _input_gradient(grads, weights, d_hidden, _cat(downs)) if needs[0] else None
-            d_scale = None
-            if needs[1]:
-                d_scale = (d_gated.to(scale.dtype) * hidden).sum(1).to(scale.dtype)
-            d_parts: list[Tensor | None] = [None] * (4 * count)
-            if x is not None:
-                flat = d_hidden.flatten(0, 1).t() @ x.flatten(0, 1)
-                d_parts[2::4] = flat.split(ctx.ranks)
-            if hidden is not None and any(needs[5::4]):
-                gated = (hidden * scale.unsqueeze(1)).to(hidden.dtype).split(ctx.ranks, dim=-1)
-                d_parts[3::4] = [
-                    dy.flatten(0, 1).t() @ own.flatten(0, 1)
-                    for dy, own in zip(grads, gated, strict=True)
-                ]
-        return dx, d_scale, *d_parts
-
-
-def _input_gradient(
-    grads: Sequence[Tensor], weights: Sequence[Tensor], d_hidden: Tensor, down: Tensor
-) -> Tensor:
-    """Return ``sum_i dy_i W_i + dh A``, accumulated in one tensor, [B, L, in]."""
-    out = d_hidden @ down
-    flat = out.flatten(0, 1)
-    for dy, weight in zip(grads, weights, strict=True):
-        flat.addmm_(dy.flatten(0, 1), weight)
-    return out
-
-
-def _cat(downs: Sequence[Any]) -> Tensor:
-    return downs[0] if len(downs) == 1 else torch.cat(tuple(downs))
 
 
 def _master_dtype(dtype: torch.dtype) -> torch.dtype:

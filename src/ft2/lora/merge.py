@@ -1,30 +1,31 @@
-"""Experts merged into the weights, just in time, where all samples share one gate.
+"""Experts merged into a weight, just in time, where that takes fewer operations.
 
-At one noise level the gate is the same for every token, so the experts act through one weight::
+Under one gate the experts act on every token through one weight::
 
     W_eff = W + B diag(gs) A
 
-It is made anew for each call, always from the pristine W, in one scratch buffer that all linears
+It is made anew for each use, always from the pristine W, in one scratch buffer that all linears
 use in turn: no second copy of the network, and nothing that a later gate could find changed.
-Making it costs ``2 K r in out`` operations, experts beside the base ``2 T K r (in + out)`` for T
-tokens, so it pays above ``T = in out / (in + out)`` (2,560 at 5120 x 5120).
+
+Only in 32 and 64 bits. W lies on bfloat16's grid, so an expert that changes it by less than half a
+step of that grid is rounded away: at width 5120 a change of 0.1 % of W keeps 0.52 of its effect,
+0.3 % keeps 0.93, while beside the base (`ft2.lora.product`) it keeps all (`benchmarks/tlpo.py`).
 """
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from ft2.lora.fused import FusedLinear
+from torch import Tensor
 
 _scratch = threading.local()
 
 
-@dataclass(frozen=True)
-class SharedGate:
-    """Expert weights of a whole batch; linears may merge the experts for it.
+class SharedGate(NamedTuple):
+    """Expert weights of a whole batch, so that linears may merge the experts once for it.
+
+    A tuple, because DeepSpeed looks for tensors in the arguments of modules.
 
     Attributes:
         weights: [layers, (slots,) K], or [(slots,) K] of one layer.
@@ -48,46 +49,45 @@ def layer_gate(gate: Gate | None, index: int) -> Gate | None:
     return gate.layer(index) if isinstance(gate, SharedGate) else gate[:, index]
 
 
-def merging_pays(layer: FusedLinear, tokens: int) -> bool:
-    """Say whether merging takes fewer operations than running the experts beside the base."""
-    size = layer.in_features * layer.out_features
-    return tokens * (layer.in_features + layer.out_features) > size
+def merging_pays(
+    sizes: Iterable[tuple[int, int]], tokens: int, merges: int, dtype: torch.dtype
+) -> bool:
+    """Say whether experts are merged into a weight, from shapes alone.
 
-
-def merged_weight(layer: FusedLinear, own: Tensor) -> Tensor:
-    """Return ``W + B diag(gs) A`` for weights own [K], [out, in], in this thread's scratch.
-
-    The next call overwrites it. A weight in bfloat16 is rounded once, after the sum.
-    """
-    weight = layer.weight  # read once: one that is stored in float8 is made anew each time
-    scale = (own * layer.scaling).repeat_interleave(layer.rank).to(layer.lora_B)
-    up = (layer.lora_B * scale).to(weight.dtype)
-    place = _buffer(weight)
-    torch.addmm(weight, up, layer.lora_A.to(weight.dtype), out=place)
-    return place
-
-
-def merged_linear(linear: nn.Module, x: Tensor, gate: SharedGate) -> Tensor:
-    """Apply a linear whose experts, if it has any, all samples weigh alike.
+    For R ranks a merge takes ``2 R in out`` operations and saves ``2 R (in + out)`` a token: x A^T
+    and the up-projection where there are no gradients, in training the up-projection and its
+    counterpart in dx (x A^T and dy B are needed then in either form). So it pays above
+    ``merges in out / (in + out)`` tokens: 2,560 for one merge at 5120 x 5120.
 
     Args:
-        linear: ``nn.Linear`` or ``FusedLinear``.
-        x: [B, ..., in].
-        gate: of the linear's layer.
-
-    Returns:
-        [B, ..., out]; with gradients, or where it takes fewer operations, the experts run beside
-        the base.
+        sizes: (in, out) of the linears that are called together.
+        tokens: Under one gate.
+        merges: How often each weight is made: 1 forward, 2 forward and backward.
+        dtype: What is computed in; never in 16 bits, where W + B diag(gs) A loses small experts.
     """
-    if not isinstance(linear, FusedLinear):
-        plain: Tensor = linear(x)
-        return plain
-    tokens = x.numel() // x.shape[-1]
-    if torch.is_grad_enabled() or not merging_pays(linear, tokens):
-        each: Tensor = linear(x, gate.weights.expand(x.shape[0], *gate.weights.shape))
-        return each
-    own = gate.weights[linear.slot] if gate.weights.ndim == 2 else gate.weights
-    return F.linear(x, merged_weight(linear, own), linear.bias)
+    if dtype not in (torch.float32, torch.float64):
+        return False
+    saved = spent = 0
+    for width, out in sizes:
+        saved += tokens * (width + out)
+        spent += merges * width * out
+    return saved > spent
+
+
+def merged_weight(weight: Tensor, scale: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Return ``W + B diag(gs) A``, [out, in], in this thread's scratch.
+
+    The next call overwrites it.
+
+    Args:
+        weight: W, [out, in].
+        scale: gs, [R].
+        down: A, [R, in].
+        up: B, [out, R].
+    """
+    place = _buffer(weight)
+    torch.addmm(weight, up * scale.to(up), down, out=place)
+    return place
 
 
 def _buffer(like: Tensor) -> Tensor:
