@@ -26,5 +26,6 @@ class WeightsConfig(Config):
         ("towers_steps=1000", "model_steps=0"),
         ("towers_steps=700", "model_steps=1460"),
         ("towers_steps=0", "model_steps=2400", "learning_rate=1.3e-3", "seed=1"),
+        ("towers_steps=0", "model_steps=1800", "learning_rate=1.0e-3", "texture=0.7", "seed=2"),
     )
     """KEY=VALUE settings of the runs of ``ft2 critic pretrain``; each starts from the last."""

@@ -79,6 +79,9 @@ class CriticConfig(Config):
     """Probability that `yes_no` leaves to the other answer, so that scores do not saturate."""
     copies: int = Field(1, ge=0)
     """Varied copies of every training clip: mirrored, other light, tint and sharpness."""
+    texture: float = Field(0.0, ge=0, le=1)
+    """Share of the varied copies that are mixed with a random convolution of themselves: where few
+    faces were rated, the critic otherwise learns their skin."""
     swap: float = Field(0.15, ge=0, le=0.5)
     """Share of clips that are shown with another clip's voice, their lip answer then being No;
     0 for ratings of pairs and for `regression`."""

@@ -205,6 +205,22 @@ def card_model(card: CriticCard, given: QwenSpec | None) -> QwenSpec:
     return given
 
 
+def check_base(adapter_dir: Path) -> None:
+    """Refuse a critic whose base on this machine is not the one it was trained on; loads nothing.
+
+    Where the base is not on this machine there is nothing to compare.
+
+    Raises:
+        UsageError: There is no critic, or its base is another.
+    """
+    card = read_card(adapter_dir)
+    try:
+        base = weights_dir(card_model(card, None))
+    except UsageError:
+        return
+    _check_base(card.base_sha256, base, adapter_dir)
+
+
 def _check_base(recorded: str, base: Path, adapter_dir: Path) -> None:
     actual = base_hash(base)
     if recorded and actual != recorded:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ft2.critic.data import Rating
 from ft2.critic.negatives import spoil
-from ft2.critic.vary import recolour, soften
+from ft2.critic.vary import Variation
 from ft2.qwen import towers
 from ft2.qwen.spec import QwenSpec
 from ft2.qwen.view import ClipView, read_views
@@ -89,6 +89,7 @@ class LazyTokens:
     critic: Critic
     ratings: tuple[Rating, ...]
     seed: int
+    texture: float = 0.0
 
     def take(self, pictures: Tensor, sounds: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens of some windows, each with its own or another window's sound."""
@@ -98,8 +99,9 @@ class LazyTokens:
             seen, heard = self._view(picture % count), self._view(sound % count)
             view = ClipView(seen.streams, heard.audio)
             varied = picture >= count
-            rng = torch.Generator().manual_seed(self.seed * 1_000_003 + picture) if varied else None
-            parts.append(encode_views(self.critic, [view], variation=rng))
+            rng = torch.Generator().manual_seed(self.seed * 1_000_003 + picture)
+            change = Variation(rng, self.texture) if varied else None
+            parts.append(encode_views(self.critic, [view], variation=change))
         return torch.cat([video for video, _ in parts]), torch.cat([audio for _, audio in parts])
 
     def _view(self, number: int) -> ClipView:
@@ -118,35 +120,28 @@ def rated_views(rating: Rating, spec: QwenSpec, max_windows: int = 3) -> list[Cl
 
 @torch.no_grad()
 def encode_views(
-    critic: Critic, views: Sequence[ClipView], *, variation: torch.Generator | None = None
+    critic: Critic, views: Sequence[ClipView], *, variation: Variation | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return tower tokens (video [B, V, hidden], audio [B, A, hidden]) of clip views.
 
     Args:
         critic: The model; only its frozen towers run.
         views: One or more.
-        variation: Mirrors, relights and softens the clips at random; None leaves them as they are.
+        variation: Changes the clips at random; None leaves them as they are.
     """
     device = next(critic.thinker.parameters()).device
-    state = None if variation is None else variation.get_state()
+    state = None if variation is None else variation.rng.get_state()
     parts = []
     for number, spec in enumerate(critic.spec.stream_specs):
         pixels = torch.from_numpy(np.stack([view.streams[number] for view in views]))
         if variation is not None and state is not None:
-            variation.set_state(state)  # every stream of a clip is varied alike
-            pixels = _vary(pixels, variation)
+            variation.rng.set_state(state)  # every stream of a clip is varied alike
+            pixels = variation(pixels)
         patches = towers.patchify(pixels, spec, critic.processor).to(device)
         parts.append(towers.video_features(critic.thinker, patches, spec))
     video = torch.cat(parts, dim=1)
     mel, _ = towers.mel_features(critic.processor, [view.audio for view in views])
     return video, towers.audio_features(critic.thinker, mel.to(device))
-
-
-def _vary(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Return uint8 clips [B, T, H, W, 3], some mirrored, with other light, tint and sharpness."""
-    flip = (torch.rand(len(pixels), generator=rng) < 0.5).view(-1, 1, 1, 1, 1)
-    pixels = torch.where(flip, pixels.flip(3), pixels)
-    return recolour(soften(pixels, rng), rng).round_().to(torch.uint8)
 
 
 def encode_ratings(
@@ -155,6 +150,7 @@ def encode_ratings(
     *,
     copies: int = 0,
     seed: int = 0,
+    texture: float = 0.0,
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> CachedTokens:
@@ -165,6 +161,7 @@ def encode_ratings(
         ratings: One or more.
         copies: Varied copies of every window.
         seed: Seeds the variation.
+        texture: Share of the copies whose texture is changed.
         batch_size: Windows a forward pass.
         progress: Told how far it is.
 
@@ -172,7 +169,7 @@ def encode_ratings(
         UsageError: A clip cannot be read, or shows no face.
     """
     progress = progress or Silent()
-    rng = torch.Generator().manual_seed(seed)
+    variation = Variation(torch.Generator().manual_seed(seed), texture)
     views: list[ClipView] = []
     owners: list[int] = []
     video: list[list[Tensor]] = [[] for _ in range(copies + 1)]
@@ -183,7 +180,7 @@ def encode_ratings(
         owners += [number] * len(found)
         if len(views) >= batch_size or number + 1 == len(ratings):
             for copy, parts in enumerate(video):
-                seen, heard = encode_views(critic, views, variation=rng if copy else None)
+                seen, heard = encode_views(critic, views, variation=variation if copy else None)
                 parts.append(seen)
             audio.append(heard)
             views.clear()
@@ -196,11 +193,16 @@ def encode_ratings(
 
 
 def lazy_ratings(
-    critic: Critic, ratings: Sequence[Rating], *, copies: int = 0, seed: int = 0
+    critic: Critic,
+    ratings: Sequence[Rating],
+    *,
+    copies: int = 0,
+    seed: int = 0,
+    texture: float = 0.0,
 ) -> LazyTokens:
     """Return tokens that are made when asked for, of one window a clip; see `encode_ratings`."""
     rows = _rows(ratings, list(range(len(ratings))) * (copies + 1))
-    return LazyTokens(rows, critic, tuple(ratings), seed)
+    return LazyTokens(rows, critic, tuple(ratings), seed, texture)
 
 
 def _rows(ratings: Sequence[Rating], owners: list[int]) -> Rows:

@@ -126,11 +126,10 @@ def _card(config: CriticConfig, base: Path, best: Best, held_out: HeldOut | None
 def _tokens(
     critic: Critic, ratings: Sequence[Rating], config: CriticConfig, progress: Progress
 ) -> Tokens:
+    varied = {"copies": config.copies, "seed": config.seed}
     if not config.cache_features:
-        return lazy_ratings(critic, ratings, copies=config.copies, seed=config.seed)
-    return encode_ratings(
-        critic, ratings, copies=config.copies, seed=config.seed, progress=progress
-    )
+        return lazy_ratings(critic, ratings, texture=config.texture, **varied)
+    return encode_ratings(critic, ratings, texture=config.texture, progress=progress, **varied)
 
 
 def _batches(config: CriticConfig, data: TrainingData, tokens: Tokens) -> Batches:

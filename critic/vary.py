@@ -1,8 +1,29 @@
 """Variation of clips that a rater's answers survive: light, tint, sharpness of the whole clip."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How the copies of rated clips are varied."""
+
+    rng: torch.Generator
+    """Source of randomness; it goes on from call to call."""
+    texture: float = 0.0
+    """Share of the clips whose texture is changed (`retexture`)."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return uint8 clips [B, T, H, W, 3], some mirrored, in other light, tint and sharpness."""
+        flip = (torch.rand(len(pixels), generator=self.rng) < 0.5).view(-1, 1, 1, 1, 1)
+        pixels = torch.where(flip, pixels.flip(3), pixels)
+        varied = recolour(soften(pixels, self.rng), self.rng)
+        if self.texture:
+            varied = retexture(varied, self.rng, self.texture).clamp_(0, 255)
+        return varied.round_().to(torch.uint8)
 
 
 def soften(frames: Tensor, rng: torch.Generator) -> Tensor:

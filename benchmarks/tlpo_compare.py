@@ -1,0 +1,94 @@
+"""Record a finished comparison of methods and print its table for the docs.
+
+    python benchmarks/tlpo_compare.py RUN [--out benchmarks/results/tlpo_compare.json]
+
+RUN is what `ft2 tlpo compare benchmarks/tlpo_compare.yaml -o RUN` made. Nothing is measured here.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from machine import header
+
+from ft2.files import read_json
+from ft2.pairs import DIMENSIONS
+
+RESULT = Path(__file__).parent / "results" / "tlpo_compare.json"
+COMMAND = "ft2 tlpo compare benchmarks/tlpo_compare.yaml -o runs/table"
+
+
+def recorded(run: Path) -> dict[str, Any]:
+    """Return what is kept of a comparison."""
+    table = read_json(run / "table.json")
+    own = read_json(run / "command.json")
+    return {
+        "machine": {**header(), "command": COMMAND, "torch": own["packages"]["torch"]},
+        "setting": {
+            "weights": "nano",
+            "dataset": "the demo's, made with the presets of its date",
+            "validation": "24 conditions of the puppets' split dev",
+            "test": f"{table['conditions']} conditions on 12 unseen faces",
+            "steps": "an expert 40 or 24, a gate 40 or 20, one LoRA 160 or 80",
+        },
+        "conditions": table["conditions"],
+        "seeds": table["seeds"],
+        "scores": rounded(table["scores"]),
+        "difference_to_base": rounded(table["difference_to_base"]),
+        "wins_against_base": rounded(table["wins"]),
+        "sweep": {name: sweep(found) for name, found in table["chosen"].items()},
+    }
+
+
+def rounded(cells: Any) -> Any:
+    """Return cells with five decimals."""
+    if isinstance(cells, Mapping):
+        return {name: rounded(cell) for name, cell in cells.items()}
+    return round(cells, 5) if isinstance(cells, float) else cells
+
+
+def sweep(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a method's sweep tried: keys, validation gains, and which was taken."""
+    tried = {
+        words(entry["changes"]): round(entry["validation_gain"], 4)
+        for entry in found["sweep"]
+        if len(found["sweep"]) > 1
+    }
+    return {"chosen": words(found["changes"]), "validation gain of each candidate": tried}
+
+
+def words(changes: Mapping[str, Any]) -> str:
+    """Return changes of a config as KEY=VALUE words without their groups."""
+    named = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in changes.items()]
+    return ", ".join(named) or "as the preset of its date"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Return the table of the docs."""
+    lines = [
+        "| method | motion | lip | quality | clips above the base's: motion / lip / quality |",
+        "|---|---|---|---|---|",
+    ]
+    for name, cells in report["difference_to_base"].items():
+        parts = [f"{c['value']:+.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in
+                 (cells[d] for d in DIMENSIONS)]  # fmt: skip
+        wins = [f"{report['wins_against_base'][name][d]['value']:.2f}" for d in DIMENSIONS]
+        lines.append(f"| {name} | {' | '.join(parts)} | {' / '.join(wins)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Record a comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    report = recorded(options.run)
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(markdown(report))
+
+
+if __name__ == "__main__":
+    main()
