@@ -189,10 +189,10 @@ def lazy_scorer(settings: "NsqConfig") -> "LazyScorer | StoredOnly":
             raise UsageError(f"critic={settings.critic} needs a store", "name it: store=FILE")
         with ScoreStore(Path(settings.store)) as store:
             return StoredOnly(name or store.only_critic())
-    from ft2.critic.adapter import read_card
+    from ft2.critic.score import check_base
 
     path = _adapter(settings)
-    read_card(path)
+    check_base(path)
     return LazyScorer(f"critic {fingerprint(path)}", partial(load_scorer, settings))
 
 

@@ -164,13 +164,15 @@ def _lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
             ends = f"[{_text(value['low'])}, {_text(value['high'])}]"
             count = f" (n {value['n']})" if "n" in value else ""
             lines.append(f"{indent}{key}: {_text(value['value'])} {ends}{count}")
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and value:
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
         elif isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
             lines.append(f"{indent}{key}:")
             for item in value:
                 inner = _lines(item if isinstance(item, Mapping) else {"-": item}, indent + "    ")
                 lines += [f"{indent}  - {inner[0].strip()}", *inner[1:]] if inner else []
+        elif isinstance(value, list | tuple) and any(", " in str(item) for item in value):
+            lines += [f"{indent}{key}:", *(f"{indent}  - {item}" for item in value)]
         else:
             lines.append(f"{indent}{key}: {_text(value)}")
     return lines
@@ -181,7 +183,7 @@ def _text(value: object) -> str:
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value)
-    return "none" if value is None else str(value)
+    return "none" if value is None or value == {} else str(value)
 
 
 def say(text: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from ft2.generator.config import GenerateConfig, TrainConfig
 from ft2.generator.sample import passes
 from ft2.generator.start import starting_spec
+from ft2.report.charts import significant
 from ft2.wan.audio import audio_windows
 from ft2.wan.branches import branch_parameters
 from ft2.wan.dit import TalkingTransformer
@@ -122,8 +123,8 @@ def plan_generation(config: GenerateConfig, inputs: Inputs | None = None) -> dic
         "steps": config.steps,
         "forward_passes": forwards,
         "fp8": config.fp8,
-        "dit_memory_gib": round(dit_gib[config.fp8], 3),
-        "estimate_seconds_on_one_a100": round(seconds, 2),
+        "dit_memory_gib": significant(dit_gib[config.fp8]),
+        "estimate_seconds_on_one_a100": significant(seconds),
         "estimate_note": "arithmetic at half of the peak rate, not a measurement",
     }
 
@@ -153,8 +154,8 @@ def plan_training(config: TrainConfig) -> dict[str, object]:
         flops = 3 * forward_flops(read_architecture(spec), count) * batch * config.steps
         plan |= {
             "trained_parameters": trained,
-            "train_memory_gib": round((2 * count + 16 * trained) / GIB, 2),
-            "estimate_a100_hours": round(flops / A100_FLOPS / 3600, 3),
+            "train_memory_gib": significant((2 * count + 16 * trained) / GIB),
+            "estimate_a100_hours": significant(flops / A100_FLOPS / 3600),
             "estimate_note": "weights, gradients and AdamW state; arithmetic, not a measurement",
         }
     return plan

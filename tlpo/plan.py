@@ -5,6 +5,7 @@ from pathlib import Path
 from ft2.errors import UsageError
 from ft2.lora import fused_linears, install_experts, read_adapter
 from ft2.pairs import DIMENSIONS, STORES, read_pairs
+from ft2.report.charts import significant
 from ft2.tlpo.config import ExpertConfig, FusionConfig, LoraConfig, StageConfig
 from ft2.tlpo.experts import ordered
 from ft2.tlpo.gate import make_gate
@@ -130,15 +131,6 @@ def _work(
         },
         "checkpoint_gib": significant(trainable * 12 / GIB),
     }
-
-
-def significant(value: float) -> float:
-    """Return a number with three digits that count: small ones stay other than 0.
-
-    >>> significant(0.0000123456), significant(123456.0)
-    (1.23e-05, 123000.0)
-    """
-    return float(f"{value:.3g}")
 
 
 def launch_line(config: StageConfig) -> str:

@@ -77,3 +77,9 @@ def test_the_live_display_ends_with_its_stage():
         for done in (1, 2):
             progress.update(stage, done, 2, "x")
         assert progress._display is None
+
+
+def test_sentences_stand_on_lines_of_their_own(capsys: pytest.CaptureFixture[str]):
+    options.emit({"remarks": ["one, two", "three"], "numbers": [1, 2], "nothing": {}})
+    lines = ["remarks:", "  - one, two", "  - three", "numbers: 1, 2", "nothing: none"]
+    assert capsys.readouterr().out.splitlines() == lines

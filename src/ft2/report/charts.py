@@ -50,6 +50,15 @@ def number(value: float | None, digits: int | None = None) -> str:
     return text.replace("-", "\u2212")
 
 
+def significant(value: float) -> float:
+    """Return a number with three digits that count: small ones stay other than 0.
+
+    >>> significant(0.0000123456), significant(123456.0)
+    (1.23e-05, 123000.0)
+    """
+    return float(f"{value:.3g}")
+
+
 def dots(rows: Sequence[ScoreRow], column: str, description: str) -> str:
     """Return a dot-and-whisker chart of one column: a row per policy, the base as dashed line."""
     shown = [(row, row.values[column]) for row in rows if column in row.values]
