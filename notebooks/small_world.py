@@ -1,7 +1,7 @@
 """What the notebooks share: puppet clips, a critic, a small set of preference pairs.
 
 Clips and pairs are made once, in `runs/` beside the notebooks, and kept. The critic in `critic/` was
-trained by `uv run ft2 demo`; `critic/provenance.json` says how.
+trained as `critic/provenance.json` says.
 """
 
 import importlib.util
