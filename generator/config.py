@@ -190,6 +190,9 @@ class ExpertConfig(Config):
     """Of the expert of lip synchronisation."""
     quality: float = Field(1.0, ge=-4, le=4)
     """Of the expert of visual quality."""
+    rounded: bool = False
+    """Merge experts into 16-bit weights, too: a tenth faster at full size, but an expert that
+    changes a weight by 0.1 % is half rounded away. 32-bit weights are merged anyway, without loss."""
 
 
 class MotionConfig(Config):

@@ -108,7 +108,7 @@ def expert_gate(policy: Gated | None, sigma: Tensor, strength: ExpertConfig) -> 
         return None
     weights = policy.gate(sigma[:1])[0]
     factors = [getattr(strength, name, 1.0) for name in policy.experts]
-    return SharedGate(weights * torch.tensor(factors).to(weights))
+    return SharedGate(weights * torch.tensor(factors).to(weights), strength.rounded)
 
 
 @torch.no_grad()

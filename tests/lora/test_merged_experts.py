@@ -95,3 +95,25 @@ def test_a_linear_without_experts_and_one_with_gradients() -> None:
     (grad,) = torch.autograd.grad(apply_linear(layer, x, SharedGate(OWN)).sum(), x)
     (want,) = torch.autograd.grad(layer(x, OWN[None]).sum(), x)
     torch.testing.assert_close(grad, want)
+
+
+def test_16_bits_are_merged_only_where_rounding_is_asked_for() -> None:
+    sizes, tokens = [(64, 64)], 4096
+    assert not merging_pays(sizes, tokens, 1, torch.bfloat16)
+    assert merging_pays(sizes, tokens, 1, torch.bfloat16, rounded=True)
+    assert not merging_pays(sizes, 8, 1, torch.bfloat16, rounded=True)
+    layer = FusedLinear(torch.nn.Linear(64, 64, bias=False).bfloat16(), 2, 4, 4.0)
+    torch.nn.init.normal_(layer.lora_B, std=0.02)
+    x, own = torch.randn(1, tokens, 64).bfloat16(), torch.tensor([0.7, 1.2])
+    weight = layer.weight.double()
+    for k in range(2):
+        weight = weight + own[k] * layer.lora_B[:, layer.rows(k)].double() @ (
+            layer.lora_A[layer.rows(k)].double()
+        )
+    exact = x.double() @ weight.t()
+    with torch.no_grad():
+        beside = apply_linear(layer, x, SharedGate(own))
+        rounded = apply_linear(layer, x, layer_gate(SharedGate(own[None], rounded=True), 0))
+    assert not torch.equal(beside, rounded)
+    for found in (beside, rounded):
+        assert (found.double() - exact).norm() < 0.006 * exact.norm()

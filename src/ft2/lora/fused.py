@@ -155,7 +155,8 @@ def run_fused(layers: Sequence[FusedLinear], x: Tensor, gate: Gate) -> list[Tens
         flat = x.to(dtype).reshape(rows, -1, x.shape[-1])
         merges = 1 if shared and not any(layer.trained for layer in layers) else 2
         sizes = [(layer.in_features, layer.out_features) for layer in layers]
-        merge = merging_pays(sizes, flat.shape[1], merges, dtype)
+        rounded = isinstance(gate, SharedGate) and gate.rounded
+        merge = merging_pays(sizes, flat.shape[1], merges, dtype, rounded)
         outputs: tuple[Tensor, ...] = ExpertsProduct.apply(
             flat, scale, merge, torch.is_grad_enabled(), *cast
         )

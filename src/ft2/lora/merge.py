@@ -7,9 +7,10 @@ Under one gate the experts act on every token through one weight::
 It is made anew for each use, always from the pristine W, in one scratch buffer that all linears
 use in turn: no second copy of the network, and nothing that a later gate could find changed.
 
-Only in 32 and 64 bits. W lies on bfloat16's grid, so an expert that changes it by less than half a
-step of that grid is rounded away: at width 5120 a change of 0.1 % of W keeps 0.52 of its effect,
-0.3 % keeps 0.93, while beside the base (`ft2.lora.product`) it keeps all (`benchmarks/tlpo.py`).
+Only in 32 and 64 bits, unless rounding is asked for. W lies on bfloat16's grid, so an expert that
+changes it by less than half a step of that grid is rounded away: at width 5120 a change of 0.1 % of
+W keeps 0.52 of its effect, 0.3 % keeps 0.93, while beside the base (`ft2.lora.product`) it keeps
+all (`benchmarks/tlpo.py`).
 """
 
 import threading
@@ -29,13 +30,15 @@ class SharedGate(NamedTuple):
 
     Attributes:
         weights: [layers, (slots,) K], or [(slots,) K] of one layer.
+        rounded: Merge in 16 bits, too, and round small experts away.
     """
 
     weights: Tensor
+    rounded: bool = False
 
     def layer(self, index: int) -> "SharedGate":
         """Return the gate of one layer."""
-        return SharedGate(self.weights[index])
+        return SharedGate(self.weights[index], self.rounded)
 
 
 Gate = Tensor | SharedGate
@@ -50,7 +53,11 @@ def layer_gate(gate: Gate | None, index: int) -> Gate | None:
 
 
 def merging_pays(
-    sizes: Iterable[tuple[int, int]], tokens: int, merges: int, dtype: torch.dtype
+    sizes: Iterable[tuple[int, int]],
+    tokens: int,
+    merges: int,
+    dtype: torch.dtype,
+    rounded: bool = False,
 ) -> bool:
     """Say whether experts are merged into a weight, from shapes alone.
 
@@ -63,9 +70,10 @@ def merging_pays(
         sizes: (in, out) of the linears that are called together.
         tokens: Under one gate.
         merges: How often each weight is made: 1 forward, 2 forward and backward.
-        dtype: What is computed in; never in 16 bits, where W + B diag(gs) A loses small experts.
+        dtype: What is computed in; not in 16 bits, where W + B diag(gs) A loses small experts.
+        rounded: In 16 bits all the same.
     """
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in (torch.float32, torch.float64) and not rounded:
         return False
     saved = spent = 0
     for width, out in sizes:
