@@ -192,7 +192,7 @@ class ExpertConfig(Config):
     """Of the expert of visual quality."""
     rounded: bool = False
     """Merge experts into 16-bit weights, too: a tenth faster at full size, but an expert that
-    changes a weight by 0.1 % is half rounded away. 32-bit weights are merged anyway, without loss."""
+    changes a weight by 0.1 % is half rounded away. 32-bit weights are merged anyway."""
 
 
 class MotionConfig(Config):
