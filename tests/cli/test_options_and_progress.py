@@ -80,6 +80,6 @@ def test_the_live_display_ends_with_its_stage():
 
 
 def test_sentences_stand_on_lines_of_their_own(capsys: pytest.CaptureFixture[str]):
-    options.emit({"remarks": ["one, two", "three"], "numbers": [1, 2], "nothing": {}})
-    lines = ["remarks:", "  - one, two", "  - three", "numbers: 1, 2", "nothing: none"]
+    options.emit({"remarks": ["one, two", "three"], "numbers": [1, 2], "nothing": {}, "no": []})
+    lines = ["remarks:", "  - one, two", "  - three", "numbers: 1, 2", "nothing: none", "no: none"]
     assert capsys.readouterr().out.splitlines() == lines
