@@ -18,6 +18,7 @@ from ft2.generator.config import ExpertConfig, GenerateConfig, MotionConfig
 from ft2.generator.inputs import find_portrait, read_sound
 from ft2.generator.sample import Gated
 from ft2.generator.windows import num_frames, window_starts
+from ft2.pairs import DIMENSIONS
 from ft2.wan.places import read_architecture
 from ft2.wan.weights import check_branches
 
@@ -143,7 +144,8 @@ def check_strengths(strength: ExpertConfig, policy: Gated | None) -> None:
         UsageError: naming it.
     """
     experts = () if policy is None else policy.experts
-    for name, value in strength.model_dump().items():
+    for name in DIMENSIONS:
+        value = getattr(strength, name)
         if value != 1.0 and name not in experts:
             raise UsageError(
                 f"expert.{name}={value:g}, but the policy has no {name} expert",
