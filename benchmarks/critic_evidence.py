@@ -73,7 +73,8 @@ def main() -> None:
     parser.add_argument("--forms", nargs="*", default=list(FORMS), choices=list(FORMS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    forms = json.loads(RESULT.read_text())["forms"] if RESULT.exists() else {}
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    forms = known.get("forms", {})
     for name in options.forms:
         form = FORMS[name]
         ratings = make_ratings(options.work, form.clips)
@@ -87,6 +88,7 @@ def main() -> None:
         "setting": {"world_seed": WORLD_SEED, "dev": CLIPS["dev"], "test": CLIPS["test"]},
         "paper": BAR,
         "forms": {name: forms[name] for name in FORMS if name in forms},
+        "before random textures": known.get("before random textures", {}),
     }
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -72,7 +72,10 @@ def critic_curve(path: Path, adapter: Path) -> dict[str, Any]:
         error = float(odds.std(ddof=1) / np.sqrt(len(odds)))
         rows.append({"seconds": shift / clip.fps, "log_odds": float(odds.mean()), "se": error})
     best = max(rows, key=lambda row: row["log_odds"])
-    return {"peak_seconds": best["seconds"], "windows": len(starts), "curve": rows}
+    trained = json.loads((adapter.parent / "result.json").read_text())
+    about = f"{trained['ratings']['train']} ratings, {trained['steps']} steps"
+    found = {"training": about, "peak_seconds": best["seconds"], "windows": len(starts)}
+    return {**found, "curve": rows}
 
 
 def measure_curve(path: Path) -> dict[str, Any]:
