@@ -193,8 +193,3 @@ def share_entropy(shares: Tensor) -> float:
     part = shares / shares.sum(-1, keepdim=True)
     entropy = -(part * part.clamp_min(1e-12).log()).sum(-1)
     return float(entropy.mean() / torch.log(torch.tensor(float(shares.shape[-1]))))
-
-
-def softmax_entropy(gate: FusionGate, tau: Tensor) -> float:
-    """Return the mean entropy of the softmax part over ln K: 1 uniform, 0 one expert alone."""
-    return share_entropy(gate.shares(tau).detach())

@@ -9,8 +9,9 @@ from ft2.report.charts import significant
 from ft2.tlpo.config import ExpertConfig, FusionConfig, LoraConfig, StageConfig
 from ft2.tlpo.experts import ordered
 from ft2.tlpo.gate import make_gate
+from ft2.tlpo.memory import GIB, memory_gib
 from ft2.tlpo.stage import read_view
-from ft2.tlpo.work import GIB, Held, memory_gib, pair_flops
+from ft2.tlpo.work import Held, pair_flops
 from ft2.wan.places import read_architecture, weights_dir
 from ft2.wan.spec import Architecture
 from ft2.wan.weights import meta_dit
@@ -41,7 +42,10 @@ def plan_stage(config: ExpertConfig | FusionConfig) -> Plan:
         lora = config.lora
         plan["dimension"] = config.dimension
         plan["adapted_linears"] = install_experts(dit, lora.targets, 1, lora.rank, lora.alpha)
-        held = Held.of((n, x.lora_A.numel() + x.lora_B.numel()) for n, x in fused_linears(dit))
+        held = Held.of(
+            (n, x.lora_A.numel() + x.lora_B.numel(), x.lora_A.shape[0])
+            for n, x in fused_linears(dit)
+        )
         trainable = held.total
     else:
         if config.gate.per_linear:
@@ -77,7 +81,7 @@ def _pairs(config: ExpertConfig | FusionConfig, missing: dict[str, str]) -> dict
 
 def _expert_sizes(config: FusionConfig, missing: dict[str, str]) -> Held:
     """Return the parameters of the experts that exist."""
-    sizes: list[tuple[str, int]] = []
+    sizes: list[tuple[str, int, int]] = []
     if not config.experts:
         missing["experts"] = "no experts: set experts.motion=DIR and so on"
     for name, path in config.experts.items():
@@ -86,7 +90,10 @@ def _expert_sizes(config: FusionConfig, missing: dict[str, str]) -> Held:
         except UsageError as error:
             missing[f"experts.{name}"] = f"{name} expert: {error.message}"
             continue
-        sizes += [(key, t.numel()) for key, t in read_adapter(folder)[1].items()]
+        sizes += [
+            (key, t.numel(), t.shape[0] if "lora_A" in key else 0)
+            for key, t in read_adapter(folder)[1].items()
+        ]
     return Held.of(sizes)
 
 
@@ -109,7 +116,7 @@ def _work(
     engine = config.engine
     size = engine.micro_batch_size * engine.accumulation_steps
     pair = pair_flops(config, architecture, held) / 1e12
-    sizes = (config, architecture, base, trainable, held.total)
+    sizes = (config, architecture, base, trainable, held)
     one = memory_gib(*sizes, zero_stage=engine.zero_stage, gpus=1)
     shared = {stage: memory_gib(*sizes, zero_stage=stage, gpus=GPUS) for stage in (1, 2, 3)}
     count = pairs["training"] if pairs else 1000

@@ -1,4 +1,4 @@
-"""How much a stage computes and holds: FLOPs of a pair, memory of a GPU, from sizes alone.
+"""How much a stage computes: FLOPs of a pair, from sizes alone.
 
 Counted: every matrix product of the transformer, attention as 2 products forward and 5 backward,
 the experts' products, and what is run twice (reference, checkpointing, decomposed backward). A
@@ -9,14 +9,11 @@ audio).
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
+from ft2.tlpo.config import ExpertConfig, FusionConfig
 from ft2.wan.audio import audio_windows
 from ft2.wan.spec import Architecture
 
-GIB = 2**30
 AUDIO_TOKENS_PER_SECOND = 50
-BLOCK_WORKSPACE = 20
-"""Activations of one block at work, in units of its input."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +74,28 @@ def forward_flops(architecture: Architecture) -> Forward:
 
 @dataclass(frozen=True)
 class Held:
-    """Parameters of the experts in a network."""
+    """The experts in a network: their parameters, and where they are."""
 
     total: int
+    """Parameters."""
     on_video: int
     """Those of linears that read video tokens; the others read text, image or audio."""
+    ranks: int
+    """Ranks of the linears on video tokens, summed over linears and experts."""
+    names: tuple[str, ...]
+    """Adapted linears, or their tensors."""
 
     @classmethod
-    def of(cls, sizes: Iterable[tuple[str, int]]) -> "Held":
-        """Count (name, parameters) of adapted linears, or of their tensors."""
-        listed = list(sizes)
-        own = [n for name, n in listed if not any(part in name for part in _CONDITION_LINEARS)]
-        return cls(sum(n for _, n in listed), sum(own))
+    def of(cls, parts: Iterable[tuple[str, int, int]]) -> "Held":
+        """Count (name, parameters, ranks) of adapted linears, or of their tensors."""
+        listed = list(parts)
+        own = [p for p in listed if not any(part in p[0] for part in _CONDITION_LINEARS)]
+        return cls(
+            total=sum(count for _, count, _ in listed),
+            on_video=sum(count for _, count, _ in own),
+            ranks=sum(ranks for _, _, ranks in own),
+            names=tuple(name for name, _, _ in listed),
+        )
 
 
 _CONDITION_LINEARS = ("attn2.to_k", "attn2.to_v", "add_k_proj", "add_v_proj", ".processor.")
@@ -124,36 +131,3 @@ def pair_flops(
         merged = isinstance(config, FusionConfig) and config.reference == "initial"
         side += policy if merged else base.total
     return 2 * config.sigma.draws * side
-
-
-def memory_gib(
-    config: StageConfig, architecture: Architecture, base: int, trainable: int, held: int,
-    zero_stage: int, gpus: int,
-) -> dict[str, float]:  # fmt: skip
-    """Return what one GPU holds, by part, in GiB.
-
-    Args:
-        config: The stage.
-        architecture: Sizes of the model.
-        base: Parameters of the frozen network.
-        trainable: Parameters in the optimiser.
-        held: Parameters of the experts, kept in fp32.
-        zero_stage: 1 shares the optimiser's state, 2 also gradients, 3 also all weights.
-        gpus: How many share.
-    """
-    width = 2 if config.model.precision == "bf16" else 4
-    compute = 2 if config.engine.precision == "bf16" else width
-    part = {stage: 1 / gpus if zero_stage >= stage else 1.0 for stage in (1, 2, 3)}
-    sides = 1 if config.dpo.decomposed else 2
-    rows = sides * config.engine.micro_batch_size * config.sigma.draws
-    layers = architecture.dit.num_layers
-    unit = rows * num_tokens(architecture) * architecture.dit.dim * compute / GIB
-    kept = layers if config.gradient_checkpointing else BLOCK_WORKSPACE * layers
-    return {
-        "base": base * width / GIB * part[3],
-        "experts": held * 4 / GIB * part[3],
-        "gradients": trainable * 4 / GIB * part[2],
-        "adam": trainable * 8 / GIB * part[1],
-        "activations": unit * kept,
-        "workspace": unit * BLOCK_WORKSPACE if config.gradient_checkpointing else 0.0,
-    }

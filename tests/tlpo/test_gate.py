@@ -8,7 +8,7 @@ from ft2.tlpo.gate import (
     FusionGate,
     constant_gate,
     features_dim,
-    softmax_entropy,
+    share_entropy,
     timestep_features,
 )
 
@@ -82,7 +82,7 @@ def test_constant_gate_and_entropy() -> None:
     out = constant_gate(2, 3, [0.5, 1.0])
     assert out.tolist() == [[[0.5, 1.0]] * 3] * 2
     gate = FusionGate(2, 3, 4, 0.5)
-    assert softmax_entropy(gate, torch.randn(6, 4)) == pytest.approx(1.0, abs=1e-5)
+    assert share_entropy(gate.shares(torch.randn(6, 4))) == pytest.approx(1.0, abs=1e-5)
     with torch.no_grad():
         gate.weight[:, 0] = 100
-    assert softmax_entropy(gate, torch.ones(6, 4)) == pytest.approx(0.0, abs=1e-5)
+    assert share_entropy(gate.shares(torch.ones(6, 4))) == pytest.approx(0.0, abs=1e-5)

@@ -9,8 +9,9 @@ import torch
 from ft2.config import load_config
 from ft2.errors import UsageError
 from ft2.tlpo.config import ATTENTION_TARGETS, FFN_TARGETS, ExpertConfig, FusionConfig, stage_of
+from ft2.tlpo.memory import kept_by_block, memory_gib
 from ft2.tlpo.plan import plan_stage
-from ft2.tlpo.work import forward_flops, memory_gib, num_tokens
+from ft2.tlpo.work import Held, forward_flops, num_tokens
 from ft2.wan.spec import Architecture
 
 DIMENSIONS = ("motion", "lip", "quality")
@@ -79,9 +80,9 @@ def test_full_pair() -> None:
 def test_memory_is_shared_by_zero_stage() -> None:
     config = load_config(ExpertConfig, "full/expert-motion")
     base, trainable = 17_240_000_000, 508_559_360
-    parts = {
-        stage: memory_gib(config, FULL, base, trainable, trainable, stage, 8) for stage in range(4)
-    }
+    names = [f"blocks.{i}.{n}" for i in range(40) for n in ("attn1.to_q", "ffn.net.0.proj")]
+    held = Held.of((name, trainable // 80, 128) for name in names)
+    parts = {stage: memory_gib(config, FULL, base, trainable, held, stage, 8) for stage in range(4)}
     assert parts[0]["base"] == pytest.approx(34.48e9 / 2**30, rel=1e-3)
     assert parts[2]["base"] == parts[0]["base"]
     assert parts[3]["base"] == pytest.approx(parts[0]["base"] / 8)
@@ -90,6 +91,12 @@ def test_memory_is_shared_by_zero_stage() -> None:
     assert parts[2]["gradients"] == pytest.approx(parts[0]["gradients"] / 8)
     inputs = 4 * 40 * 21_504 * 5120 * 2 / 2**30  # two sides, two draws, block inputs in bf16
     assert parts[2]["activations"] == pytest.approx(inputs)
+    block = 4 * kept_by_block(config, FULL, held, 2) / 2**30
+    assert parts[2]["workspace"] == pytest.approx(block)
+    # a token: 3 inputs of layer norms in fp32, 13 numbers of 5120 and the feed-forward's 13824, and
+    # two experts' ranks; the conditions' keys and values are below a twentieth of it
+    token = 3 * 5120 * 4 + 2 * (13 * 5120 + 13_824 + 2 * 128)
+    assert 1 < block / (4 * 21_504 * token / 2**30) < 1.05
 
 
 def test_planned_work_of_a_nano_sized_pair_is_what_torch_counts() -> None:
@@ -99,10 +106,11 @@ def test_planned_work_of_a_nano_sized_pair_is_what_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from ft2.tlpo.config import LoraConfig, SigmaConfig
-    from ft2.tlpo.work import Held, audio_window, pair_flops
+    from ft2.tlpo.work import audio_window, pair_flops
 
     model = adapted(seed=4)
-    held = Held.of((n, p.numel()) for n, p in model.dit.named_parameters() if "lora_" in n)
+    experts = [(n, p) for n, p in model.dit.named_parameters() if "lora_" in n]
+    held = Held.of((n, p.numel(), p.shape[0] if "lora_A" in n else 0) for n, p in experts)
     step, batch = make_step(model), make_batch()
     heard = torch.randn(3, 2, audio_window(ARCHITECTURE), 28)
     cond = replace(batch.cond, audio=heard, audio_mask=torch.ones(heard.shape[:3]).bool())
