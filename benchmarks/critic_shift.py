@@ -6,7 +6,12 @@ log-odds of lip with its standard error over windows. Beside it the lip-sync mea
 SyncNet on the whole video: the correlation of the tracked mouth with the one that the moved sound
 asks for. Later sound is positive; both should be highest within a frame of 0.
 
-    python benchmarks/critic_shift.py VIDEO --adapter RUN/adapter [RUN/adapter ...] [--about TEXT]
+Files that QuickTime wrote without sample groups hold 2,112 samples of the AAC encoder before the
+sound and say so nowhere (QuickTime File Format, Appendix G); ffmpeg plays them, so that the sound
+is late. `--encoder-delay 2112` takes them away, in samples of the file's own rate.
+
+    python benchmarks/critic_shift.py VIDEO --adapter RUN/adapter [RUN/adapter ...]
+        [--encoder-delay SAMPLES] [--about TEXT]
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from machine import header
 
 from ft2 import faces
 from ft2.critic import TalkingCritic
-from ft2.media import Audio, read_video
+from ft2.media import Audio, read_video, sound_rate
 from ft2.metrics.lips import predicted_mouth, tracked_mouth
 from ft2.qwen.view import _align_clip, _cut, _resample, make_view
 
@@ -35,22 +40,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", type=Path)
     parser.add_argument("--adapter", type=Path, nargs="+", required=True)
+    parser.add_argument("--encoder-delay", type=int, default=0)
     parser.add_argument("--about", default="one video")
     options = parser.parse_args()
     torch.set_num_threads(1)
     command = "python benchmarks/critic_shift.py VIDEO --adapter RUN/adapter ..."
     report: dict[str, Any] = {"machine": {**header(), "command": command}}
-    report |= {"video": options.about, "critics": []}
+    late = options.encoder_delay / sound_rate(options.video)
+    report |= {"video": options.about, "sound_taken_from_seconds": round(late, 4), "critics": []}
     for adapter in options.adapter:
-        report["critics"].append(critic_curve(options.video, adapter))
+        report["critics"].append(critic_curve(options.video, adapter, late))
         print(json.dumps(report["critics"][-1]), flush=True)
-    report["sync_measure"] = measure_curve(options.video)
+    report["sync_measure"] = measure_curve(options.video, late)
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report["sync_measure"]))
 
 
-def critic_curve(path: Path, adapter: Path) -> dict[str, Any]:
-    """Return mean lip log-odds by shift, over windows of the video."""
+def critic_curve(path: Path, adapter: Path, late: float) -> dict[str, Any]:
+    """Return mean lip log-odds by shift, over windows of the video, its sound taken from `late`."""
     critic = TalkingCritic.from_pretrained(adapter)
     spec, clip = critic.scorer.spec, critic.scorer.spec.clip
     video = read_video(path, sample_rate=clip.sample_rate, need_audio=True)
@@ -63,7 +70,7 @@ def critic_curve(path: Path, adapter: Path) -> dict[str, Any]:
         views = [
             make_view(
                 frames[s : s + clip.num_frames],
-                _cut(video.audio, (s - shift) / clip.fps, clip),
+                _cut(video.audio, late + (s - shift) / clip.fps, clip),
                 spec,
             )
             for s in starts
@@ -78,7 +85,7 @@ def critic_curve(path: Path, adapter: Path) -> dict[str, Any]:
     return {**found, "curve": rows}
 
 
-def measure_curve(path: Path) -> dict[str, Any]:
+def measure_curve(path: Path, late: float) -> dict[str, Any]:
     """Return the correlation of tracked and predicted mouth by shift, over the whole video."""
     video = read_video(path, need_audio=True)
     assert video.audio is not None
@@ -87,7 +94,7 @@ def measure_curve(path: Path) -> dict[str, Any]:
     inner = slice(most, len(shown) - most)
     rows = []
     for shift in range(-most, most + 1):
-        sound = moved(video.audio, round(shift / video.fps * 16000))
+        sound = moved(video.audio, round((shift / video.fps - late) * 16000))
         meant = predicted_mouth(sound, video.fps, len(shown))
         parts = [np.corrcoef(shown[inner, c], meant[inner, c])[0, 1] for c in (0, 1)]
         value = float((parts[0] + 0.5 * parts[1]) / 1.5)

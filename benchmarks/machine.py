@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,3 +29,14 @@ def header() -> dict[str, str | int | None]:
         "python": platform.python_version(),
         "cores": os.cpu_count(),
     }
+
+
+def least_seconds(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the least CPU seconds of each call; calls take turns, a first round is left out."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            times[name].append(time.process_time() - start)
+    return {name: min(values[1:]) for name, values in times.items()}

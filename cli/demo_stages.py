@@ -104,7 +104,7 @@ def critic(demo: Demo, results: Results) -> tuple[str, dict[str, Any]]:
     generated = measure(own, adapter, progress=demo.progress)
     accuracy = {row: _accuracy(cells) for row, cells in table["rows"].items()}
     accuracy["generated"] = _accuracy(generated["rows"]["critic"])
-    for row in ("majority", "untrained", "audio_removed", "audio_swapped"):
+    for row in ("majority", "untrained", "silenced", "audio_swapped"):
         accuracy[f"generated_{row}"] = _accuracy(generated["rows"][row])
     found = ", ".join(
         f"{d} {accuracy['untrained'][d]['value']:.2f} to {accuracy['critic'][d]['value']:.2f}"

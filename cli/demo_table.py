@@ -9,12 +9,12 @@ CRITIC_ROWS = {
     "majority": "majority answer",
     "untrained": "untrained",
     "critic": "trained",
-    "audio_removed": "trained, sound removed",
+    "silenced": "trained, sound made silent",
     "audio_swapped": "trained, another clip's sound",
     "generated_majority": "generated clips: majority answer",
     "generated_untrained": "generated clips: untrained",
     "generated": "generated clips: trained",
-    "generated_audio_removed": "generated clips: sound removed",
+    "generated_silenced": "generated clips: sound made silent",
     "generated_audio_swapped": "generated clips: another's sound",
 }
 """Rows of the critic's accuracy: key in result.json and label."""

@@ -87,8 +87,8 @@ class CriticConfig(Config):
     0 for ratings of pairs and for `regression`."""
     negatives: dict[Negative, float] = Field(default_factory=dict)
     """Share of the training clips that also come with a controlled defect, by kind:
-    ``audio_shift``, ``shuffle``, ``freeze``, ``blur``, ``bitrate``; see `ft2.critic.negatives`.
-    For ratings of single clips by Yes and No."""
+    ``audio_shift``, ``silence``, ``shuffle``, ``freeze``, ``blur``, ``bitrate``; see
+    `ft2.critic.negatives`. For ratings of single clips by Yes and No."""
     balance: bool = True
     """Give every source of ratings (known defects, judges, people) the same share of the steps."""
     cache_features: bool = True

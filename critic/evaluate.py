@@ -13,7 +13,7 @@ from ft2.critic.data import Split, other_voice, read_ratings
 from ft2.critic.odds import log_odds
 from ft2.critic.score import card_model
 from ft2.critic.sync_row import sync_row
-from ft2.critic.tokens import Critic, Rows, encode_ratings
+from ft2.critic.tokens import Critic, Rows, encode_ratings, silenced
 from ft2.errors import UsageError
 from ft2.metrics import accuracy, calibration, classify
 from ft2.qwen.spec import QwenSpec
@@ -29,7 +29,8 @@ ROWS = {
     "critic_raw": "trained, Yes where P(yes) >= 0.5",
     "untrained": "the base without the adapter",
     "majority": "always the commoner answer",
-    "audio_removed": "trained, the sound's tokens left out",
+    "silenced": "trained, the sound made silent; labels unchanged",
+    "silenced_detected": "trained, the sound made silent; lip answer No is right",
     "audio_swapped": "trained, another clip's sound; labels unchanged",
     "audio_swapped_detected": "trained, another clip's sound; lip answer No is right",
     "sync_measure": "no critic: the tracked mouth against the sound (`ft2.metrics.lips`)",
@@ -43,7 +44,7 @@ class Measured:
 
     odds: "dict[str, Tensor]"
     """Per judge log-odds of the clips [clips, N]: ``critic_raw``, ``untrained``,
-    ``audio_removed``, ``audio_swapped``."""
+    ``silenced``, ``audio_swapped``."""
     rows: Rows
     """The clips and their answers."""
     card: CriticCard
@@ -69,7 +70,6 @@ def measure(
     spec = card_model(card, model)
     thinker, processor = load_thinker(spec, device)
     layout = layout_of(thinker, processor, spec, card.questions)
-    silent = layout_of(thinker, processor, spec, card.questions, with_audio=False)
     critic = Critic(thinker, processor, spec)
     tokens = encode_ratings(critic, rated, progress=progress or Silent())
     adapted = load_adapter(thinker, adapter_dir)
@@ -79,7 +79,7 @@ def measure(
     odds = {
         "critic_raw": log_odds(adapted, layout, tokens),
         "untrained": untrained,
-        "audio_removed": log_odds(adapted, silent, tokens),
+        "silenced": log_odds(adapted, layout, silenced(critic, tokens)),
         "audio_swapped": log_odds(adapted, layout, tokens, sounds=voices),
     }
     return Measured(odds, tokens.rows, card)
@@ -151,18 +151,16 @@ def _table(odds: "dict[str, Tensor]", card: CriticCard, known: Rows, split: str)
         rows["critic"][dimension]["roc"] = roc(chances, truth)
         for name in ("critic_raw", "untrained"):
             rows[name][dimension] = _row(scores[name], truth, voices, 0.0)
-        for name in ("audio_removed", "audio_swapped"):
+        for name in ("silenced", "audio_swapped"):
             rows[name][dimension] = _row(scores[name], truth, voices, cut)
         best = rows["critic_raw"][dimension]["majority"]
         rows["majority"][dimension] = {"n": len(truth), "accuracy": best, "auc": None}
         if dimension == "lip":
             wrong = np.zeros(len(truth), dtype=bool)
-            found = accuracy(scores["audio_swapped"] >= cut, wrong, voices).to_dict()
-            rows["audio_swapped_detected"]["lip"] = {
-                "n": len(truth),
-                "accuracy": found,
-                "auc": None,
-            }
+            for name in ("silenced", "audio_swapped"):
+                found = accuracy(scores[name] >= cut, wrong, voices).to_dict()
+                row = {"n": len(truth), "accuracy": found, "auc": None}
+                rows[f"{name}_detected"]["lip"] = row
     return {
         "split": split,
         "clips": len(first),

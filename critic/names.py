@@ -7,4 +7,4 @@ Objective = Literal["yes_no", "regression", PairObjective]
 
 PAIR_OBJECTIVES: Final = ("bradley_terry", "margin", "soft", "rao_kupper", "davidson")
 
-Negative = Literal["audio_shift", "shuffle", "freeze", "blur", "bitrate"]
+Negative = Literal["audio_shift", "silence", "shuffle", "freeze", "blur", "bitrate"]

@@ -3,6 +3,7 @@
 | kind | what is done | becomes No |
 |---|---|---|
 | ``audio_shift`` | the sound is moved by 2 to 15 frames of 25 a second, either way | lip |
+| ``silence`` | the sound is taken away | lip |
 | ``shuffle`` | frames change places within parts of a third of a second | motion, lip |
 | ``freeze`` | a stretch of a third to all of the clip stands still | motion, lip |
 | ``blur`` | every frame is blurred | quality |
@@ -27,6 +28,7 @@ Frames = npt.NDArray[np.uint8]
 
 SPOILS: dict[Negative, tuple[str, ...]] = {
     "audio_shift": ("lip",),
+    "silence": ("lip",),
     "shuffle": ("motion", "lip"),
     "freeze": ("motion", "lip"),
     "blur": ("quality",),
@@ -47,6 +49,8 @@ def spoil(view: ClipView, kind: Negative, rng: np.random.Generator, sample_rate:
     if kind == "audio_shift":
         frames = int(rng.integers(2, 16)) * (1 if rng.random() < 0.5 else -1)
         return ClipView(view.streams, moved(view.audio, round(frames / 25 * sample_rate)))
+    if kind == "silence":
+        return ClipView(view.streams, np.zeros_like(view.audio))
     seed = int(rng.integers(2**31))
     seconds = len(view.audio) / sample_rate
     changed = [_picture(s, kind, np.random.default_rng(seed), seconds) for s in view.streams]

@@ -25,7 +25,7 @@ def log_odds(
 
     Args:
         model: The adapted model.
-        layout: Token plan; without sound, the audio tokens are left out.
+        layout: Token plan.
         tokens: Tower tokens.
         sounds: Which window's sound each window gets, int64 [N]; None is its own.
         batch_size: Windows a forward pass.

@@ -144,6 +144,15 @@ def encode_views(
     return video, towers.audio_features(critic.thinker, mel.to(device))
 
 
+def silenced(critic: Critic, tokens: CachedTokens) -> CachedTokens:
+    """Return the same windows with a sound of zeros, as a silent track would have it."""
+    silence = np.zeros(critic.spec.clip.num_samples, np.float32)
+    mel, _ = towers.mel_features(critic.processor, [silence])
+    with torch.no_grad():
+        heard = towers.audio_features(critic.thinker, mel.to(tokens.audio.device))
+    return CachedTokens(tokens.rows, tokens.video, heard.expand_as(tokens.audio))
+
+
 def encode_ratings(
     critic: Critic,
     ratings: Sequence[Rating],

@@ -76,7 +76,7 @@ def test_score_and_eval_after_training(capsys, config, ratings, tmp_path):
     assert all(0 <= rows[0][d] <= 1 for d in ("motion", "lip", "quality"))
     code, out, _ = run(capsys, "eval", ratings, "--critic", tmp_path / "run/adapter")
     assert code == 0
-    for row in ("critic", "untrained", "majority", "audio_removed", "audio_swapped"):
+    for row in ("critic", "untrained", "majority", "silenced", "audio_swapped"):
         assert f"\n{row}" in out
     code, _, err = run(capsys, "train", "nano/critic", f"ratings={ratings}", "-o", tmp_path / "run")
     assert code == 2

@@ -1,13 +1,16 @@
 """Controlled negatives: each defect does what it says, and only its answers turn to No."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy.signal import correlate
 
 from ft2.critic.config import CriticConfig
 from ft2.critic.names import Negative
 from ft2.critic.negatives import SPOILS, spoil, spoiled_answers
-from ft2.critic.tokens import Critic, encode_ratings, lazy_ratings
+from ft2.critic.tokens import Critic, encode_ratings, lazy_ratings, silenced
 from ft2.critic.training_data import read_data
 from ft2.qwen.thinker import load_thinker
 from ft2.qwen.view import ClipView
@@ -39,6 +42,14 @@ def test_sound_moves_by_two_to_fifteen_frames(view):
     assert {abs(x) for x in found} <= {float(n) for n in range(2, 16)}
     assert min(found) < 0 < max(found)
     assert len(found) > 15
+
+
+def test_silence_takes_the_sound_and_nothing_else(view):
+    other = spoil(view, "silence", np.random.default_rng(0), RATE)
+    assert other.streams is view.streams
+    assert not other.audio.any()
+    assert other.audio.shape == view.audio.shape
+    assert view.audio.any()
 
 
 def test_frames_are_shuffled_frozen_blurred_and_squeezed_alike_in_all_streams(view):
@@ -74,6 +85,7 @@ def test_only_what_is_spoilt_turns_to_no():
     dimensions = ("motion", "lip", "quality")
     assert set(SPOILS) == set(Negative.__args__)
     assert spoiled_answers(given, dimensions, "audio_shift") == (True, False, True)
+    assert spoiled_answers(given, dimensions, "silence") == (True, False, True)
     assert spoiled_answers(given, dimensions, "freeze") == (False, False, True)
     assert spoiled_answers(given, dimensions, "blur") == (True, None, False)
     assert spoiled_answers((True,), ("taste",), "blur") == (True,)
@@ -93,6 +105,19 @@ def test_training_mixes_them_in_and_reads_them_alike(config, spec):
     index = np.arange(3)
     one, other = cached.take(index, index), lazy.take(*(cached.rows.clip,) * 2)
     assert np.allclose(one[0], other[0], atol=1e-5)
+
+
+def test_a_silenced_clip_is_measured_as_one_that_was_trained_on(config, spec):
+    settings = config.model_copy(update={"negatives": {"silence": 0.1}})
+    clips = [r for r in read_data(settings).train if r.spoilt]
+    assert clips
+    assert all(r.labels[1] is False for r in clips)
+    critic = Critic(*load_thinker(spec), spec)
+    whole = encode_ratings(critic, [replace(r, spoilt=None) for r in clips])
+    quiet, spoilt = silenced(critic, whole), encode_ratings(critic, clips)
+    assert torch.equal(quiet.video, spoilt.video)
+    assert torch.allclose(quiet.audio, spoilt.audio, atol=1e-5)
+    assert not torch.allclose(quiet.audio, whole.audio, atol=1e-2)
 
 
 def test_swap_without_a_question_about_lips_is_remarked(config):

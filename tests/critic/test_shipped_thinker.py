@@ -18,7 +18,7 @@ def test_record_names_runs_what_was_seen_and_the_files():
     assert entry["runs"][-1]["clips"] > 0
     assert "defects" in entry["seen"]
     rows = entry["held_out"]["rows"]
-    assert {"untrained", "majority", "audio_removed", "audio_swapped"} <= set(rows)
+    assert {"untrained", "majority", "silenced", "audio_swapped"} <= set(rows)
     assert "/tmp" not in json.dumps(entry)
 
 

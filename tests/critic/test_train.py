@@ -203,7 +203,7 @@ def test_streams_train_score_and_keep_their_preprocessing(config, tmp_path):
     assert own[2] == swapped[2]
     assert own[1] != swapped[1]
     table = evaluate(Path(config.ratings), tmp_path / "run" / "adapter")["rows"]
-    for row in ("audio_removed", "audio_swapped"):
+    for row in ("silenced", "audio_swapped"):
         assert table[row]["motion"]["auc"] == table["critic"]["motion"]["auc"]
     with pytest.raises(UsageError, match=r"model\.streams"):
         CriticScorer(tmp_path / "run" / "adapter", model=config.model)

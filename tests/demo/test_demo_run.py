@@ -68,7 +68,7 @@ def test_result_has_every_figure(whole: tuple[Path, str]) -> None:
     out, text = whole
     result = json.loads((out / "result.json").read_text())
     for dimension in DIMENSIONS:
-        for row in ("untrained", "critic", "majority", "audio_removed", "audio_swapped"):
+        for row in ("untrained", "critic", "majority", "silenced", "audio_swapped"):
             cell = result["critic"][row][dimension]
             assert cell["n"] == 24
             assert cell["low"] <= cell["value"] <= cell["high"]

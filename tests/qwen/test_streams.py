@@ -136,9 +136,7 @@ def test_sound_and_mouth_share_one_clock(model):
     assert full[-1] < time[layout.video[12]] < mouth[0]
 
 
-def test_without_sound_and_wrong_questions(model):
-    silent = layout_of(*model, SPEC, QUESTIONS, with_audio=False)
-    assert not len(silent.audio)
+def test_wrong_questions_and_streams(model):
     with pytest.raises(UsageError, match="streams answer"):
         layout_of(*model, SPEC, {"motion": "?"})
     for wrong in (

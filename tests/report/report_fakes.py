@@ -86,7 +86,7 @@ def fake_report(folder: Path) -> Report:
         ("always the majority answer", 0.55),
         ("untrained critic", 0.47),
         ("trained critic", 0.86),
-        ("sound removed", 0.52),
+        ("sound made silent", 0.52),
         ("another clip's sound", 0.5),
     ]
     return Report(

@@ -111,8 +111,6 @@ def make_layout(
     processor: "Qwen2_5OmniProcessor",
     spec: QwenSpec,
     questions: Sequence[str],
-    *,
-    with_audio: bool = True,
 ) -> Layout:
     """Return the token plan of `questions` about clips of the spec's format.
 
@@ -121,11 +119,10 @@ def make_layout(
         processor: Gives the token ids.
         spec: Sizes.
         questions: One or more.
-        with_audio: Whether the sound is among the tokens.
     """
     times = 2 * spec.num_patches_in_time
     blank = np.zeros((times, spec.view.height, spec.view.face_size, 3), np.uint8)
-    silence = np.zeros(spec.clip.num_samples, np.float32) if with_audio else None
+    silence = np.zeros(spec.clip.num_samples, np.float32)
     ids: list[Tensor] = []
     places: list[Tensor] = []
     owners: list[Tensor] = []
@@ -133,7 +130,7 @@ def make_layout(
     for index, question in enumerate(questions):
         data = process(processor, spec, PREFIX + TAIL.format(question=question), blank, silence)
         row = data["input_ids"][0]
-        place = positions(thinker, data, with_audio)
+        place = positions(thinker, data, True)
         if index == 0:
             tail = processor.tokenizer(TAIL.format(question=question)).input_ids
             num_prefix = len(row) - len(tail)

@@ -33,8 +33,6 @@ def layout_of(
     processor: "Qwen2_5OmniProcessor",
     spec: QwenSpec,
     questions: Mapping[str, str],
-    *,
-    with_audio: bool = True,
 ) -> packed.Layout:
     """Return the token plan of the questions, single-stream or by streams as the spec says.
 
@@ -43,14 +41,12 @@ def layout_of(
         processor: Gives the token ids.
         spec: Sizes and streams.
         questions: Question of each dimension; answers come in this order.
-        with_audio: Whether the sound is among the tokens.
 
     Raises:
         UsageError: The streams do not answer exactly these dimensions.
     """
     if not spec.streams:
-        texts = list(questions.values())
-        return packed.make_layout(thinker, processor, spec, texts, with_audio=with_audio)
+        return packed.make_layout(thinker, processor, spec, list(questions.values()))
     asked = [name for stream in spec.streams for name in stream.answers]
     if sorted(asked) != sorted(questions):
         raise UsageError(
@@ -60,8 +56,7 @@ def layout_of(
     parts = _Parts()
     parts.add(_ids(processor, HEADER), None, -1)
     for stream, part in zip(spec.streams, spec.stream_specs, strict=True):
-        heard = stream.audio and with_audio
-        parts.add(*_stream(thinker, processor, part, heard), -1)
+        parts.add(*_stream(thinker, processor, part, stream.audio), -1)
         for name in stream.answers:
             text = packed.TAIL.format(question=questions[name])
             parts.add(_ids(processor, text), None, list(questions).index(name))
