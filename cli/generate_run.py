@@ -8,7 +8,7 @@ from typing import Any
 from ft2.cli.critic_use import find_critic
 from ft2.cli.options import emit, make_progress, say
 from ft2.config import load_config
-from ft2.critic.adapter import read_card
+from ft2.critic.checkpoint import read_card, read_lora
 from ft2.errors import RunError, UsageError
 from ft2.generator.batch import check_rows, generate_rows, read_rows
 from ft2.generator.best import Judge
@@ -17,7 +17,6 @@ from ft2.generator.config import GenerateConfig
 from ft2.generator.plan import plan_generation
 from ft2.generator.record import Job, kept_latents, seed_path
 from ft2.generator.run import Talker, generate_one
-from ft2.qwen.spec import QwenSpec
 from ft2.tlpo.policy import load_policy
 
 TALKING = Path("talking.mp4")
@@ -37,7 +36,8 @@ def find_judge(critic: Path | None, config: GenerateConfig, several: bool = True
     if several and config.num_seeds < 2:
         raise UsageError("--critic chooses among several videos", "set num_seeds, such as 8")
     folder = find_critic(critic)
-    clip = QwenSpec.model_validate(read_card(folder).model).clip
+    clip = read_card(folder).model.clip
+    read_lora(folder)
 
     @cache
     def scorer() -> Any:

@@ -1,18 +1,16 @@
 """The critic's LoRA: where it sits, how it is saved, a loader that refuses what does not fit."""
 
-import json
 import warnings
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ft2.critic.checkpoint import FILES, CriticCard, read_lora, write_card
 from ft2.critic.config import LoraSpec
-from ft2.critic.losses import WITH_TIES
 from ft2.errors import RunError, UsageError
-from ft2.runs import atomic_dir, hash_file, load_tensors, read_json, save_tensors, write_json
+from ft2.runs import atomic_dir, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,32 +23,6 @@ TARGETS = (
 """Linears of the text decoder, under transformers' names before and since 5.21.1."""
 
 LINEARS_PER_LAYER = 7
-SCHEMA = 1
-CARD_KEYS = ("questions", "model", "base_sha256", "thresholds")
-
-
-@dataclass(frozen=True)
-class CriticCard:
-    """What an adapter needs to be asked again exactly as it was trained."""
-
-    questions: dict[str, str]
-    """Question of each dimension."""
-    model: dict[str, Any]
-    """The QwenSpec it was trained on."""
-    base_sha256: str
-    """Hash of the base weights' file; empty when the base is not one file of ft2's."""
-    thresholds: dict[str, float]
-    """Log-odds of Yes at which the answer turns, per dimension, fitted on the dev split."""
-    objective: str = "yes_no"
-    """What it was trained with; see `ft2.critic.losses`."""
-    tie_widths: dict[str, float] | None = None
-    """k (`rao_kupper`) or nu (`davidson`) of each dimension."""
-    reference: dict[str, Any] | None = None
-    """Log-odds of the dev split's clips, with a name: what percentiles are against; see
-    `ft2.critic.reference`."""
-    calibration: dict[str, Any] | None = None
-    """Maps to calibrated P(yes) (``maps``) or tie widths (``ties``) by dimension, and how they were
-    made; see `ft2.critic.calibration`. None moves P(yes) by the thresholds alone."""
 
 
 def add_lora(
@@ -122,40 +94,8 @@ def save_adapter(
         config.save_pretrained(str(temporary))
         config.inference_mode = False
         state = adapter_state(model) if tensors is None else tensors
-        save_tensors(temporary / "adapter_model.safetensors", state)
-        write_json(temporary / "critic.json", {"schema": SCHEMA, **asdict(card)})
-
-
-def read_card(directory: Path) -> CriticCard:
-    """Return what ``critic.json`` of an adapter says.
-
-    Raises:
-        UsageError: It is no adapter of ft2's critic, or of a later schema.
-    """
-    path = directory / "critic.json"
-    if not path.is_file():
-        inner = directory / "adapter"
-        hint = f"did you mean {inner}?" if inner.is_dir() else "train one: ft2 critic train"
-        raise UsageError(f"{directory} holds no critic (no critic.json)", hint)
-    data = read_json(path)
-    if data.pop("schema", None) != SCHEMA:
-        raise UsageError(f"{path} is not of schema {SCHEMA}", "train the critic again")
-    known = {field.name for field in fields(CriticCard)}
-    wrong = sorted(set(data) - known | set(CARD_KEYS) - set(data))
-    if wrong or set(data["questions"]) != set(data["thresholds"]):
-        raise UsageError(
-            f"{path} is damaged or of a newer ft2: missing or unknown {wrong or 'thresholds'}",
-            "train the critic again",
-        )
-    card = CriticCard(**data)
-    if card.objective in WITH_TIES and set(card.tie_widths or {}) != set(card.questions):
-        raise UsageError(
-            f"{path} lacks the tie widths that {card.objective} learned", "train the critic again"
-        )
-    parts = card.calibration or {}
-    if not {*parts.get("maps", {}), *parts.get("ties", {})} <= set(card.questions):
-        raise UsageError(f"{path} calibrates unknown dimensions", "calibrate the critic again")
-    return card
+        save_tensors(temporary / FILES[1], state)
+        write_card(temporary, card)
 
 
 def load_adapter(
@@ -164,17 +104,13 @@ def load_adapter(
     """Put a saved adapter on a base.
 
     Raises:
-        UsageError: Files are missing, or tensors are missing, unexpected or of another shape.
+        UsageError: Files are missing or damaged, it is no plain LoRA, or tensors are missing,
+            unexpected or of another shape.
     """
     from peft import set_peft_model_state_dict
 
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (directory / name).is_file():
-            raise UsageError(f"{directory} lacks {name}", "train the critic: ft2 critic train")
-    settings = json.loads((directory / "adapter_config.json").read_text())
-    spec = LoraSpec(rank=settings["r"], alpha=settings["lora_alpha"])
-    model = add_lora(thinker, spec)
-    tensors, _ = load_tensors(directory / "adapter_model.safetensors")
+    model = add_lora(thinker, read_lora(directory))
+    tensors, _ = load_tensors(directory / FILES[1])
     expected = adapter_state(model)
     tensors = _translate(tensors, expected)
     problems = [f"missing {n}" for n in sorted(expected.keys() - tensors.keys())]
@@ -199,9 +135,3 @@ def _translate(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[
     if any(new in name for name in expected):
         return {name.replace(old, new): tensor for name, tensor in tensors.items()}
     return {name.replace(new, old): tensor for name, tensor in tensors.items()}
-
-
-def base_hash(path: Path) -> str:
-    """Return the sha256 of a base's ``thinker.safetensors``, or "" for a foreign model."""
-    own = path / "thinker.safetensors"
-    return hash_file(own) if own.is_file() else ""

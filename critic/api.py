@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ft2.critic.adapter import read_card
 from ft2.critic.cache import ScoreCache, clip_hash
+from ft2.critic.checkpoint import FILES, read_card
 from ft2.critic.losses import outcome_log_probabilities
 from ft2.critic.reference import Reference, make_reference, parse_reference
 from ft2.critic.score import CriticScorer
@@ -103,18 +103,20 @@ class TalkingCritic:
         """
         folder = _folder(path)
         card = read_card(folder)
+        own = None
+        if reference is None and card.reference is not None:
+            own = parse_reference(card.reference, f"reference of {folder / FILES[2]}")
+            own.check_dimensions(tuple(card.questions))
         scorer = CriticScorer(
             folder, model=model, calibrated=calibrated, batch_size=batch_size, device=device,
             progress=progress,
         )  # fmt: skip
-        if reference is None and card.reference is not None:
-            reference = parse_reference(card.reference, str(folder / "critic.json"))
-        elif reference is not None and reference.critic != scorer.fingerprint:
+        if reference is not None and reference.critic != scorer.fingerprint:
             raise UsageError(
                 f"the reference set '{reference.name}' was scored by another critic",
                 "score its clips again: ft2 critic score CLIPS --write-reference FILE",
             )
-        return cls(scorer, reference, cache_dir)
+        return cls(scorer, reference or own, cache_dir)
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -186,10 +188,10 @@ class TalkingCritic:
     def _outcome(self, dimension: str, one: ClipScore, other: ClipScore) -> Comparison:
         card = self.scorer.card
         gap = one.log_odds[dimension] - other.log_odds[dimension]
-        ties = (card.calibration or {}).get("ties", {}) if card else {}
+        ties = card.calibration.ties if card and card.calibration else {}
         if dimension in ties:
             fitted = ties[dimension]
-            return choice(fitted["scale"] * gap, "rao_kupper", fitted["k"])
+            return choice(fitted.scale * gap, "rao_kupper", fitted.k)
         if card is None or card.objective in ("yes_no", "regression"):
             return outcome(one.p[dimension], other.p[dimension])
         return choice(gap, card.objective, (card.tie_widths or {}).get(dimension))

@@ -1,20 +1,24 @@
 """Calibrate a trained critic on held-out ratings: a new adapter directory with the maps in it."""
 
 import shutil
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ft2.critic.adapter import SCHEMA, read_card
 from ft2.critic.api import TalkingCritic
-from ft2.critic.calibration import LEAST, CalibrationConfig, calibrate_answers, fit_ties
-from ft2.critic.card import FILES
+from ft2.critic.calibration import (
+    LEAST,
+    Calibration,
+    CalibrationConfig,
+    calibrate_answers,
+    fit_ties,
+)
+from ft2.critic.checkpoint import FILES, read_card, write_card
 from ft2.critic.data import PairRating, Rating, holds_pairs, read_pair_ratings, read_ratings
 from ft2.errors import UsageError
 from ft2.metrics.preference import SIGNS
-from ft2.runs import Progress, atomic_dir, write_json
+from ft2.runs import Progress, atomic_dir
 
 
 def calibrate_critic(
@@ -51,7 +55,7 @@ def calibrate_critic(
         if score.error:
             raise UsageError(f"{score.path}: {score.error}", "take it out of the ratings")
     odds = {path: [s.log_odds[d] for d in dimensions] for path, s in scores.items()}
-    known = dict(card.calibration or {})
+    known = card.calibration.model_dump(exclude_unset=True) if card.calibration else {}
     how = {"method": config.method, "split": config.split, "ratings": ratings.name}
     figures: dict[str, Any]
     if isinstance(rated[0], PairRating):
@@ -64,8 +68,8 @@ def calibrate_critic(
     with atomic_dir(output) as folder:
         for name in FILES[:2]:
             shutil.copyfile(adapter / name, folder / name)
-        new = replace(card, calibration=known)
-        write_json(folder / FILES[2], {"schema": SCHEMA, **asdict(new)})
+        new = card.model_copy(update={"calibration": Calibration.model_validate(known)})
+        write_card(folder, new)
     return {"output": str(output), **how, "figures": figures}
 
 

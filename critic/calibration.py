@@ -10,12 +10,12 @@ Figures are cross-validated: no answer is predicted by a map that was fitted on 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from ft2.config import Config
 from ft2.critic.losses import outcome_log_probabilities
@@ -24,12 +24,79 @@ from ft2.metrics import calibration as calibration_figures
 
 Vector = NDArray[np.float64]
 Map = dict[str, Any]
-"""``{"scale", "cut"}`` of a temperature, or ``{"x", "y"}``, the knots of steps."""
+"""The fields of a `Temperature` or of `Steps`."""
 
 LEAST = 20
 """Answers below which nothing is fitted."""
 RIDGE = 1e-4
 """Weight of scale^2 / 2 beside the log-likelihood: keeps answers that scores divide finite."""
+
+
+class Temperature(Config):
+    """P = sigma(scale (x - cut)) of log-odds x."""
+
+    scale: float = Field(gt=0)
+    """1 / T."""
+    cut: float
+    """Log-odds at which P is 0.5."""
+
+
+class Steps(Config):
+    """Knots of a monotone map, linear between them."""
+
+    x: list[float] = Field(min_length=1)
+    """Log-odds, rising."""
+    y: list[float] = Field(min_length=1)
+    """P(yes) at each."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.x) != len(self.y) or self.x != sorted(self.x) or self.y != sorted(self.y):
+            raise ValueError("x and y must rise, and be of one length")
+        if self.y[0] < 0 or self.y[-1] > 1:
+            raise ValueError("y must lie in [0, 1]")
+        return self
+
+
+def _kind(given: Any) -> str:
+    steps = "x" in given if isinstance(given, dict) else isinstance(given, Steps)
+    return "isotonic" if steps else "temperature"
+
+
+AnyMap = Annotated[
+    Annotated[Temperature, Tag("temperature")] | Annotated[Steps, Tag("isotonic")],
+    Discriminator(_kind),
+]
+
+
+class TieWidth(Config):
+    """Rao and Kupper's model of a choice, as `fit_ties` gives it."""
+
+    scale: float = Field(gt=0)
+    """a."""
+    k: float = Field(ge=1)
+    """Width of a tie."""
+    n: int = 0
+    """Choices it was fitted on."""
+    loss: float = 0.0
+    """Their mean negative log-likelihood."""
+
+
+class Calibration(Config):
+    """What ``critic.json`` says of a calibrated critic."""
+
+    maps: dict[str, AnyMap] = Field(default_factory=dict)
+    """To calibrated P(yes), by dimension."""
+    ties: dict[str, TieWidth] = Field(default_factory=dict)
+    """Tie widths, by dimension."""
+    ties_from: dict[str, str] | None = None
+    """How the tie widths were made."""
+    method: str = ""
+    """How the maps were made."""
+    split: str = ""
+    """Which ratings they were fitted on."""
+    ratings: str = ""
+    """Those ratings' file."""
 
 
 class CalibrationConfig(Config):

@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ft2.critic.adapter import CriticCard, read_card
+from ft2.critic.checkpoint import FILES, CriticCard, read_card, read_lora
 from ft2.critic.evaluate_pairs import METRICS
 from ft2.errors import UsageError
 from ft2.files import hash_file, read_json, write_atomic
 from ft2.hub import PlannedFile, PushPlan, check_repo_name
 
-FILES = ("adapter_config.json", "adapter_model.safetensors", "critic.json")
 CARD = "README.md"
 TASK = "video-classification"
 
@@ -94,16 +93,17 @@ def model_card(folder: Path, evaluation: Evaluation | None, base_model: str | No
 
 
 def _facts(folder: Path, card: CriticCard) -> list[str]:
-    clip = card.model["clip"]
-    looks = len(card.model["streams"]) or "one for all questions"
+    clip = card.model.clip
+    looks = len(card.model.streams) or "one for all questions"
     rows = {
         "objective": card.objective,
-        "clip format": f"{clip['num_frames']} frames at {clip['fps']} a second, "
-        f"sound at {clip['sample_rate']} Hz, aligned face",
+        "clip format": f"{clip.num_frames} frames at {clip.fps} a second, "
+        f"sound at {clip.sample_rate} Hz, aligned face",
         "streams": looks,
         "base (sha256)": f"`{card.base_sha256}`" if card.base_sha256 else "a foreign model",
         "adapter (sha256)": f"`{hash_file(folder / FILES[1])}`",
-        "calibration": (card.calibration or {}).get("method", "threshold of the dev split"),
+        "calibration": (card.calibration and card.calibration.method)
+        or "threshold of the dev split",
     }
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items()), ""]
 
@@ -178,13 +178,11 @@ def plan_critic_push(
     """Return what would be uploaded: card, adapter, ``critic.json``.
 
     Raises:
-        UsageError: No critic, a file is missing, or a bad repository name.
+        UsageError: No critic, a file is missing or damaged, or a bad repository name.
     """
     check_repo_name(repo)
     read_card(folder)
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise UsageError(f"{folder} lacks {missing[0]}", "train the critic: ft2 critic train")
+    read_lora(folder)
     files = [PlannedFile(name, None, len(published(folder, name, base_model))) for name in FILES]
     head = PlannedFile(CARD, None, len(card().encode()))
     return PushPlan(repo, private, (head, *files))

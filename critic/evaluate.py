@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ft2.critic.adapter import CriticCard, load_adapter, read_card
+from ft2.critic.adapter import load_adapter
 from ft2.critic.calibration import apply_map
+from ft2.critic.checkpoint import CriticCard, match_base, read_card, read_lora
 from ft2.critic.data import Split, other_voice, read_ratings
 from ft2.critic.odds import log_odds
 from ft2.critic.score import card_model
@@ -18,7 +19,7 @@ from ft2.errors import UsageError
 from ft2.metrics import accuracy, calibration, classify
 from ft2.qwen.spec import QwenSpec
 from ft2.qwen.streams import layout_of
-from ft2.qwen.thinker import load_thinker
+from ft2.qwen.thinker import load_thinker, weights_dir
 from ft2.runs import Progress, Silent
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def measure(
     if not rated:
         raise UsageError(f"{ratings} has no {split} ratings of source {source!r}")
     spec = card_model(card, model)
+    read_lora(adapter_dir)
+    match_base(card, weights_dir(spec), adapter_dir)
     thinker, processor = load_thinker(spec, device)
     layout = layout_of(thinker, processor, spec, card.questions)
     critic = Critic(thinker, processor, spec)
@@ -133,7 +136,7 @@ def evaluate(
 
 
 def _table(odds: "dict[str, Tensor]", card: CriticCard, known: Rows, split: str) -> dict[str, Any]:
-    thresholds, maps = card.thresholds, (card.calibration or {}).get("maps", {})
+    thresholds, maps = card.thresholds, card.maps
     rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS if row != "sync_measure"}
     first = known.first_windows()
     labels, groups = known.labels[first].numpy(), known.utterances[first]

@@ -1,5 +1,6 @@
 """A scale for scores: where a clip stands among the clips of a named reference set."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,16 @@ class Reference:
         z = (log_odds - float(known.mean())) / spread if spread > 0 else 0.0
         near = np.where(np.isclose(known, log_odds, rtol=SAME / 10, atol=SAME), log_odds, known)
         return z, float(percentileofscore(near, log_odds, kind="mean"))
+
+    def check_dimensions(self, names: Sequence[str]) -> None:
+        """Refuse a set that lacks a dimension."""
+        lacking = [name for name in names if name not in self.log_odds]
+        if lacking:
+            raise UsageError(
+                f"the reference set '{self.name}' has no {lacking[0]}, it has "
+                f"{', '.join(self.log_odds)}",
+                "make one with this critic: ft2 critic score CLIPS --write-reference FILE",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -81,10 +92,16 @@ def parse_reference(data: Mapping[str, Any], where: str) -> Reference:
         UsageError: Missing fields or fewer than two clips.
     """
     try:
-        reference = Reference(str(data["name"]), str(data["critic"]), dict(data["log_odds"]))
-        short = min(len(values) for values in reference.log_odds.values())
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{where} is not a reference set: {error!r}") from error
+        odds = {str(name): [float(x) for x in xs] for name, xs in dict(data["log_odds"]).items()}
+        reference = Reference(str(data["name"]), str(data["critic"]), odds)
+        short = min(len(values) for values in odds.values())
+        if not all(math.isfinite(x) for values in odds.values() for x in values):
+            raise ValueError("a value is not finite")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{where} is not a reference set: {error!r}",
+            "make one: ft2 critic score CLIPS --write-reference FILE",
+        ) from error
     if short < 2:
         raise UsageError(f"{where} has {short} clip(s); a scale needs two or more")
     return reference

@@ -9,9 +9,19 @@ import torch
 from torch import Tensor
 
 from ft2.config import flatten
-from ft2.critic.adapter import SCHEMA, CriticCard, base_hash, load_adapter, read_card
+from ft2.critic.adapter import load_adapter
 from ft2.critic.cache import fingerprint
 from ft2.critic.calibration import Map, apply_map
+from ft2.critic.checkpoint import (
+    FILES,
+    SCHEMA,
+    CriticCard,
+    base_hash,
+    match_base,
+    read_card,
+    read_lora,
+)
+from ft2.critic.config import LoraSpec
 from ft2.critic.tokens import Critic, encode_views
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS, Scores
@@ -58,20 +68,22 @@ class CriticScorer:
         self.name = "critic without adapter"
         self.questions: dict[str, str] = QUESTIONS
         self.card: CriticCard | None = None
-        self.base_sha256 = ""
+        self.lora: LoraSpec | None = None
         cuts: dict[str, float] = {}
         self.maps: dict[str, Map] = {}
         if adapter_dir is not None:
-            card = self.card = read_card(Path(adapter_dir))
+            adapter_dir = Path(adapter_dir)
+            card = self.card = read_card(adapter_dir)
+            self.lora = read_lora(adapter_dir)
             model = card_model(card, model)
             self.questions = card.questions
-            self.base_sha256 = card.base_sha256
             if calibrated:
-                cuts = card.thresholds
-                self.maps = (card.calibration or {}).get("maps", {})
-            _check_base(card.base_sha256, weights_dir(model), Path(adapter_dir))
-            self.name = f"critic {hash_file(Path(adapter_dir) / 'adapter_model.safetensors')[:12]}"
+                cuts, self.maps = card.thresholds, card.maps
+            self.base_sha256 = match_base(card, weights_dir(model), adapter_dir)
+            self.name = f"critic {hash_file(adapter_dir / FILES[1])[:12]}"
         self.spec = model or QwenSpec()
+        if adapter_dir is None:
+            self.base_sha256 = base_hash(weights_dir(self.spec))
         self.thinker: Qwen2_5OmniThinkerForConditionalGeneration
         self.processor: Qwen2_5OmniProcessor
         self.thinker, self.processor = load_thinker(self.spec, device)
@@ -79,16 +91,16 @@ class CriticScorer:
         self.layout = layout_of(self.thinker, self.processor, self.spec, self.questions)
         self.thresholds = torch.tensor([cuts.get(d, 0.0) for d in self.dimensions])
         if adapter_dir is not None:
-            load_adapter(self.thinker, Path(adapter_dir))
+            load_adapter(self.thinker, adapter_dir)
 
     @property
     def fingerprint(self) -> str:
         """Hash of all that a clip's log-odds depend on besides the clip."""
-        base = self.base_sha256 or str(weights_dir(self.spec))
         return fingerprint(
             {
                 "adapter": self.name,
-                "base": base,
+                "lora": self.lora and self.lora.model_dump(mode="json"),
+                "base": self.base_sha256,
                 "model": self.spec.model_dump(mode="json", exclude={"weights"}),
                 "questions": self.questions,
                 "schema": SCHEMA,
@@ -189,7 +201,7 @@ def card_model(card: CriticCard, given: QwenSpec | None) -> QwenSpec:
     Raises:
         UsageError: It shows clips otherwise (format, view, streams) or has other sizes.
     """
-    own = QwenSpec.model_validate(card.model)
+    own = card.model
     if given is None:
         return own
     one, other = (
@@ -211,21 +223,12 @@ def check_base(adapter_dir: Path) -> None:
     Where the base is not on this machine there is nothing to compare.
 
     Raises:
-        UsageError: There is no critic, or its base is another.
+        UsageError: There is no critic, it is damaged, or its base is another.
     """
     card = read_card(adapter_dir)
+    read_lora(adapter_dir)
     try:
         base = weights_dir(card_model(card, None))
     except UsageError:
         return
-    _check_base(card.base_sha256, base, adapter_dir)
-
-
-def _check_base(recorded: str, base: Path, adapter_dir: Path) -> None:
-    actual = base_hash(base)
-    if recorded and actual != recorded:
-        raise UsageError(
-            f"{adapter_dir} was trained on another base (sha256 {recorded[:12]}, "
-            f"{base} has {actual[:12] or 'none'})",
-            "train the critic again on this base: ft2 critic train",
-        )
+    match_base(card, base, adapter_dir)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft2.critic.adapter import CriticCard, add_lora, base_hash, count_trainable, save_adapter
+from ft2.critic.adapter import add_lora, count_trainable, save_adapter
 from ft2.critic.batches import draw, draw_pairs, pair_rows
+from ft2.critic.checkpoint import CriticCard, base_hash
 from ft2.critic.config import CriticConfig
 from ft2.critic.data import Rating
 from ft2.critic.held_out import Best, HeldOut, held_out_pairs
@@ -114,7 +115,7 @@ def _card(config: CriticConfig, base: Path, best: Best, held_out: HeldOut | None
     widths = None if best.width is None else best.width.tolist()
     return CriticCard(
         questions=dict(config.questions),
-        model=config.model.model_dump(mode="json"),
+        model=config.model,
         base_sha256=base_hash(base),
         thresholds=thresholds,
         objective=config.objective,

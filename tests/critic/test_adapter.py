@@ -6,14 +6,8 @@ import pytest
 import torch
 
 from ft2.config import load_config
-from ft2.critic.adapter import (
-    CriticCard,
-    add_lora,
-    count_trainable,
-    load_adapter,
-    read_card,
-    save_adapter,
-)
+from ft2.critic.adapter import add_lora, count_trainable, load_adapter, save_adapter
+from ft2.critic.checkpoint import CriticCard, read_card
 from ft2.critic.config import QUESTIONS, CriticConfig, LoraSpec
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS
@@ -82,7 +76,8 @@ def test_decoders_have_the_sizes_of_qwens_cards(preset, tied, billions, without_
 
 
 def card(spec):
-    return CriticCard(QUESTIONS, spec.model_dump(mode="json"), "", dict.fromkeys(DIMENSIONS, 0.5))
+    thresholds = dict.fromkeys(DIMENSIONS, 0.5)
+    return CriticCard(questions=QUESTIONS, model=spec, base_sha256="", thresholds=thresholds)
 
 
 def saved(spec, path):
@@ -148,9 +143,12 @@ def test_directory_without_critic_names_the_right_one(tmp_path):
     [
         ({"objective": "rao_kupper"}, "lacks the tie widths"),
         ({"objective": "davidson", "tie_widths": {"lip": 1.0}}, "lacks the tie widths"),
-        ({"calibration": {"maps": {"smile": {}}}}, "calibrates unknown dimensions"),
+        (
+            {"calibration": {"maps": {"smile": {"scale": 1, "cut": 0}}}},
+            "calibrates unknown dimensions",
+        ),
         ({"thresholds": {"lip": 0.0}}, "damaged"),
-        ({"head": 1}, "unknown"),
+        ({"head": 1}, "unknown key 'head'"),
     ],
 )
 def test_card_without_what_was_learned_is_refused(spec, tmp_path, changes, message):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ft2.config import EngineConfig
-from ft2.critic.adapter import read_card
+from ft2.critic.checkpoint import read_card
 from ft2.critic.train import train_critic
 from ft2.runs import Silent, hash_file, load_tensors
 

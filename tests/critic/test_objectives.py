@@ -12,7 +12,7 @@ import pytest
 
 from ft2.__main__ import main
 from ft2.critic import TalkingCritic, train
-from ft2.critic.adapter import read_card
+from ft2.critic.checkpoint import read_card
 from ft2.critic.config import CriticConfig
 from ft2.critic.data import read_pair_ratings
 from ft2.critic.training_data import read_data
