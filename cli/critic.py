@@ -68,11 +68,12 @@ def train(
         emit(plan, json=json)
         refuse_missing(plan["missing"], config)
         return
-    for remark in settings.remarks:
-        say(remark)
     from ft2.critic.train import train_critic
+    from ft2.critic.training_data import remarks_on
     from ft2.engine import shutdown
 
+    for remark in remarks_on(settings):
+        say(remark)
     try:
         result = train_critic(settings, output, resume, make_progress(quiet))
     finally:

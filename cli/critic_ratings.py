@@ -1,15 +1,12 @@
 """Commands of `ft2 critic` that bring ratings in: import and split."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ft2.cli.options import Json, emit, say
 from ft2.errors import UsageError
-
-if TYPE_CHECKING:
-    from ft2.critic.answers import Answer
 
 OutputFile = Annotated[
     Path | None,
@@ -90,46 +87,11 @@ def split(
     """Merge raters and deal clips into train, dev and test that share no face, voice or clip."""
     from ft2.config import load_config
     from ft2.critic.config import SplitConfig
-    from ft2.critic.importers import read_answers
+    from ft2.critic.importers import import_answers
+    from ft2.critic.splits import pairs_file, write_ratings
 
     config = load_config(SplitConfig, None, settings or [])
     refuse_existing(output)
-    answers = read_answers(path)
-    emit(_write_split(answers, media or path.parent, output, config.shares, config.seed), json=json)
-
-
-def _write_split(
-    answers: "list[Answer]", media: Path, output: Path, shares: tuple[float, ...], seed: int
-) -> dict[str, Any]:
-    import json
-    from collections import Counter
-
-    from ft2.critic import merge
-    from ft2.pairs import DIMENSIONS
-    from ft2.runs import write_atomic
-
-    merged = merge.merge(answers)
-    groups = merge.groups_of(merged.facts)
-    splits = merge.assign_splits(groups, shares, seed)
-    rows = merge.rating_rows(merged, splits, DIMENSIONS, media, output)
-    if not rows:
-        asked = ", ".join(sorted({a.dimension for a in answers}))
-        raise UsageError(
-            f"no answer is about {', '.join(DIMENSIONS)}; these are about {asked}",
-            "import ratings of the critic's dimensions",
-        )
-    files = sorted({name for item in merged.facts for name in item if name})
-    absent = [name for name in files if not (media / name).is_file()]
-    if absent:
-        raise UsageError(
-            f"{len(absent)} of {len(files)} clips are not there, the first is {media / absent[0]}",
-            "say with --media which folder the clips' paths are relative to",
-        )
-    write_atomic(output, "".join(json.dumps(row) + "\n" for row in rows))
-    split_votes = sum(merge.majority(v) is None for v in merged.votes.values())
-    return {
-        "output": str(output),
-        "groups": len(set(groups.values())),
-        "ratings": dict(Counter(row["split"] for row in rows)),
-        "raters": {**merged.counts, "split_votes": split_votes},
-    }
+    refuse_existing(pairs_file(output))
+    found = import_answers(path)
+    emit(write_ratings(found, media or path.parent, output, config.shares, config.seed), json=json)

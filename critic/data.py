@@ -1,9 +1,9 @@
-"""Ratings on disk: read strictly, refused where train and test share a face or a voice."""
+"""Ratings on disk: read strictly, refused where two splits share a face or a voice."""
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ft2.critic.leaks import refuse_contradictions, refuse_leaks
 from ft2.critic.names import Negative
+from ft2.critic.rows import (
+    KEYS,
+    MIXED,
+    NOTES,
+    PAIR_KEYS,
+    PAIR_NOTES,
+    Row,
+    check_keys,
+    check_split,
+    is_choice,
+    is_number,
+    known_dimensions,
+    numbered_rows,
+    numbers_of,
+)
 from ft2.errors import UsageError
 from ft2.files import read_lines
 from ft2.pairs import DIMENSIONS
 
 Split = Literal["train", "dev", "test"]
-KEYS = ("video", "identity_id", "audio_id", "split", "source")
-PAIR_KEYS = ("video_a", "video_b", *KEYS[1:])
-NOTES = ("caption", "defects")
-"""Keys that a puppet's rating may have besides; training does not read them."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Rating:
     video: Path
     """The mp4 file."""
     labels: tuple[bool | float | None, ...]
-    """Yes, No or unrated for each dimension (motion, lip, quality); or opinion scores."""
+    """Yes, No or unrated for each dimension that was asked for; or opinion scores."""
     identity_id: str
     """Whose face."""
     audio_id: str
@@ -42,6 +54,8 @@ class Rating:
     ``human``."""
     spoilt: tuple[Negative, int] | None = None
     """Defect that is put into the clip when it is read, and its seed."""
+    source_clip: str = ""
+    """The recording that the clip was cut from or made after; empty when unknown."""
 
     @property
     def videos(self) -> tuple[Path]:
@@ -74,6 +88,8 @@ class PairRating:
     """``train``, ``dev`` or ``test``."""
     source: str
     """Who rated."""
+    source_clip: str = ""
+    """The recording that the clips were made after; empty when unknown."""
 
 
 def holds_pairs(path: Path) -> bool:
@@ -90,62 +106,34 @@ def read_pair_ratings(path: Path, dimensions: Sequence[str] = DIMENSIONS) -> lis
     Raises:
         UsageError: As `read_ratings`.
     """
-    ratings = [_parse_pair(*found, path, dimensions) for found in _lines(path)]
-    _refuse_leaks(ratings, path)
-    return ratings
-
-
-def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield (row, line number) of a JSONL of objects."""
-    if not path.is_file():
-        raise UsageError(
-            f"there is no ratings file {path}", "make one with `ft2 puppet build` or annotate clips"
-        )
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{where}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"{where}: a rating is an object, got {type(row).__name__}")
-        yield row, number
+    rows = list(numbered_rows(path))
+    there = known_dimensions(rows, path, dimensions)
+    found = {number: _parse_pair(row, number, path, dimensions, there) for row, number in rows}
+    refuse_leaks(list(found.values()), path)
+    refuse_contradictions(found, path, dimensions)
+    return list(found.values())
 
 
 def _parse_pair(
-    row: dict[str, Any], number: int, path: Path, dimensions: Sequence[str]
+    row: Row, number: int, path: Path, dimensions: Sequence[str], there: Collection[str]
 ) -> PairRating:
     where = f"{path}:{number}"
-    keys = sorted((set(row) - {"share", "margin"}) ^ {*PAIR_KEYS, *dimensions})
-    if keys:
-        raise UsageError(f"{where}: missing or unknown keys: {', '.join(keys)}")
-    labels = tuple(row[d] for d in dimensions)
-    if any(label not in (None, "A", "B", "tie") for label in labels):
+    if "video" in row:
+        raise UsageError(f"{where}: this rates one clip, line 1 a pair", MIXED)
+    check_keys(row, where, {*PAIR_KEYS, *there}, PAIR_NOTES, is_choice)
+    labels = tuple(row.get(d) for d in dimensions)
+    if not all(map(is_choice, labels)):
         raise UsageError(f"{where}: an answer is A, B, tie or null, got {list(labels)}")
-    _check_split(row, where)
+    check_split(row, where)
     videos = (path.parent / str(row["video_a"]), path.parent / str(row["video_b"]))
     for video in videos:
         if not video.is_file():
             raise UsageError(f"{where}: there is no video {video}")
-    numbers: dict[str, tuple[float | None, ...]] = {}
-    for name, low, high in (("share", 0.0, 1.0), ("margin", -math.inf, math.inf)):
-        given = row.get(name, {})
-        good = isinstance(given, dict) and all(
-            isinstance(v, int | float) and low <= v <= high for v in given.values()
-        )
-        if not good:
-            raise UsageError(f"{where}: {name} is a number per dimension, got {given!r}")
-        numbers[name] = tuple(given.get(d) for d in dimensions)
+    shares = numbers_of(row, "share", dimensions, (0.0, 1.0), where)
+    margins = numbers_of(row, "margin", dimensions, (-math.inf, math.inf), where)
     utterance = str(row["audio_id"]).split("@")[0]
     names = (str(row["identity_id"]), utterance, str(row["split"]), str(row["source"]))
-    return PairRating(videos, labels, numbers["share"], numbers["margin"], *names)
-
-
-def _check_split(row: dict[str, Any], where: str) -> None:
-    if row["split"] not in ("train", "dev", "test"):
-        raise UsageError(f"{where}: split must be train, dev or test, got {row['split']!r}")
+    return PairRating(videos, labels, shares, margins, *names, str(row.get("source_clip") or ""))
 
 
 def read_ratings(
@@ -160,15 +148,22 @@ def read_ratings(
     Args:
         path: The file.
         split: Which split; None is all.
-        dimensions: The keys of the answers, in the order of `Rating.labels`.
+        dimensions: The keys of the answers, in the order of `Rating.labels`. A key that no row has
+            is unrated throughout; answers on other dimensions are left out.
         numbers: Whether answers are opinion scores >= 0 instead of true and false.
 
     Raises:
         UsageError: No such file; a line that is not what it must be (its number is named); a
-            missing video; a split that shares a face or an utterance with another.
+            missing video; two rows that contradict each other; a split that shares a face, an
+            utterance, a recording or a clip with another.
     """
-    ratings = [_parse(*found, path, dimensions, numbers) for found in _lines(path)]
-    _refuse_leaks(ratings, path)
+    rows = list(numbered_rows(path))
+    there = known_dimensions(rows, path, dimensions)
+    found = {n: _parse(row, n, path, dimensions, there, numbers) for row, n in rows}
+    ratings = list(found.values())
+    refuse_leaks(ratings, path)
+    if not numbers:
+        refuse_contradictions(found, path, dimensions)
     chosen = [r for r in ratings if split is None or r.split == split]
     if not chosen:
         raise UsageError(
@@ -179,48 +174,35 @@ def read_ratings(
 
 
 def _parse(
-    row: dict[str, Any], number: int, path: Path, dimensions: Sequence[str], numbers: bool
+    row: Row,
+    number: int,
+    path: Path,
+    dimensions: Sequence[str],
+    there: Collection[str],
+    numbers: bool,
 ) -> Rating:
     where = f"{path}:{number}"
     if "video_a" in row:
-        raise UsageError(
-            f"{where}: this rates a pair of clips",
-            "train with a pair objective: objective=rao_kupper; do not mix pairs and single clips",
-        )
-    keys = sorted((set(row) - set(NOTES)) ^ {*KEYS, *dimensions})
-    if keys:
-        raise UsageError(f"{where}: missing or unknown keys: {', '.join(keys)}")
-    labels = tuple(row[d] for d in dimensions)
-    if not all(label is None or _is_answer(label, numbers) for label in labels):
+        raise UsageError(f"{where}: this rates a pair of clips", MIXED)
+    is_answer = partial(_is_answer, numbers=numbers)
+    check_keys(row, where, {*KEYS, *there}, NOTES, is_answer)
+    labels = tuple(row.get(d) for d in dimensions)
+    if not all(map(is_answer, labels)):
         what = "a number >= 0" if numbers else "true, false"
         raise UsageError(f"{where}: an answer is {what} or null, got {list(labels)}")
-    _check_split(row, where)
+    check_split(row, where)
     video = path.parent / str(row["video"])
     if not video.is_file():
         raise UsageError(f"{where}: there is no video {video}")
     face, voice, split, source = (str(row[key]) for key in KEYS[1:])
-    return Rating(video, labels, face, voice, split, source)
+    made_after = str(row.get("source_clip") or "")
+    return Rating(video, labels, face, voice, split, source, source_clip=made_after)
 
 
-def _is_answer(label: object, numbers: bool) -> bool:
-    if numbers:
-        return not isinstance(label, bool) and isinstance(label, int | float) and label >= 0
-    return isinstance(label, bool)
-
-
-def _refuse_leaks(ratings: Sequence[Rating] | Sequence[PairRating], path: Path) -> None:
-    """Refuse a face, utterance or video that is in training and in the test."""
-    for what in ("identity_id", "utterance", "videos"):
-        seen: dict[str, set[str]] = {"train": set(), "test": set(), "dev": set()}
-        for r in ratings:
-            found = getattr(r, what)
-            seen[r.split] |= set(map(str, found)) if isinstance(found, tuple) else {found}
-        both = sorted(seen["train"] & seen["test"])
-        if both:
-            raise UsageError(
-                f"{path}: {what} {both[0]!r} is in train and in test ({len(both)} such)",
-                "held-out figures need other faces and other speech than the training has",
-            )
+def _is_answer(label: object, *, numbers: bool) -> bool:
+    if numbers and is_number(label):
+        return bool(label >= 0)  # type: ignore[operator]
+    return label is None or (isinstance(label, bool) and not numbers)
 
 
 def other_voice(utterances: np.ndarray[Any, Any], rng: torch.Generator) -> Tensor:

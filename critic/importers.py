@@ -196,8 +196,8 @@ def import_file(name: str, path: Path) -> Imported:
     return Imported(path, number, answers, rows, rejects)
 
 
-def read_answers(path: Path) -> list[Answer]:
-    """Return the answers of a file of ft2's own format (JSONL, JSON, Parquet, HF dataset).
+def import_answers(path: Path) -> Imported:
+    """Return the answers of a file of ft2's own format with their rows.
 
     Raises:
         UsageError: The file is missing or empty, or a row is not what it must be; all are named.
@@ -205,7 +205,16 @@ def read_answers(path: Path) -> list[Answer]:
     found = import_file("ft2", path)
     if found.rejects:
         raise UsageError("\n".join(found.lines()), "correct the rows, or import the file again")
-    return found.answers
+    return found
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Return the answers of a file of ft2's own format (JSONL, JSON, Parquet, HF dataset).
+
+    Raises:
+        UsageError: As `import_answers`.
+    """
+    return import_answers(path).answers
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:

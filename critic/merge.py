@@ -1,23 +1,13 @@
-"""From people's answers to one rating a clip (or pair): duplicates, majorities, splits.
+"""From people's answers to one verdict a clip (or pair): duplicates, majorities, facts."""
 
-A split never shares a face, an utterance, a recording or a clip with another one: clips that share
-any of these form a group, and whole groups are dealt out.
-"""
-
-import hashlib
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import mean
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from ft2.critic.answers import Answer
-from ft2.errors import UsageError
 
-SPLITS = ("train", "dev", "test")
-SHARES = (0.7, 0.1, 0.2)
+FACTS = ("identity_id", "audio_id", "source_clip")
+"""What is known of an item whoever answers: face, utterance, recording."""
 SWAPPED = {"A": "B", "B": "A", "tie": "tie"}
 
 Item = tuple[str, str | None]
@@ -31,28 +21,34 @@ class Merged:
     votes: dict[tuple[Item, str], Counter[str]] = field(default_factory=dict)
     """Answers per item and dimension; of a pair as seen with its sides in alphabetical order."""
     facts: dict[Item, Answer] = field(default_factory=dict)
-    """The first answer about an item, for its facts (face, voice, source)."""
+    """The first answer about an item, with the face, voice and recording that any of them names."""
     margins: dict[tuple[Item, str], list[float]] = field(default_factory=dict)
     """Margins that the sources give, of side A over B in alphabetical order."""
     shares: dict[tuple[Item, str], list[float]] = field(default_factory=dict)
     """Shares of raters for A that the sources give, likewise."""
     counts: Counter[str] = field(default_factory=Counter)
     """``answers``, ``duplicate``, ``contradictory``, ``unsure``."""
+    conflicts: list[str] = field(default_factory=list)
+    """Answers that name another face, voice or recording than an earlier one, with their row."""
 
 
-def merge(answers: Iterable[Answer]) -> Merged:
+def merge(answers: Iterable[Answer], rows: Sequence[int] = ()) -> Merged:
     """Return the votes per item and dimension.
 
     A rater who answered a question twice alike counts once; one who contradicts himself counts not
     at all. Both are counted, and so is Unsure, which is no vote. Without raters' names every answer
     is a vote.
+
+    Args:
+        answers: Whatever people said.
+        rows: Row of each answer in its file; without them they are counted from 1.
     """
     merged = Merged()
     by_rater: dict[tuple[Item, str, str], list[str]] = defaultdict(list)
     for number, answer in enumerate(answers):
         merged.counts["answers"] += 1
         item, word = canonical(answer)
-        merged.facts.setdefault(item, answer)
+        _learn(merged, item, answer, rows[number] if rows else number + 1)
         rater = answer.rater or f"\0{number}"
         by_rater[item, answer.dimension, rater].append(word)
         turned = answer.clip != item[0]
@@ -89,120 +85,28 @@ def majority(votes: Counter[str]) -> str | None:
     return None if rest and rest[0][1] == first[1] else first[0]
 
 
-def groups_of(facts: Mapping[Item, Answer]) -> dict[Item, str]:
-    """Return for each item the name of its group: items that share a face, voice or recording.
-
-    An unknown face, voice or recording is shared with nothing; a clip always is with itself.
-    """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for item, answer in facts.items():
-        keys = [f"clip {name}" for name in item if name]
-        keys += [f"face {answer.identity_id}"] * bool(answer.identity_id)
-        keys += [f"voice {answer.audio_id.split('@')[0]}"] * bool(answer.audio_id)
-        keys += [f"recording {answer.source_clip}"] * bool(answer.source_clip)
-        for key in keys[1:]:
-            low, high = sorted((root(keys[0]), root(key)))
-            parent[high] = low
-    return {item: root(f"clip {item[0]}") for item in facts}
+def _learn(merged: Merged, item: Item, answer: Answer, row: int) -> None:
+    """Take from an answer the facts that earlier ones about the item left out."""
+    known = merged.facts.setdefault(item, answer)
+    new: dict[str, str] = {}
+    for name in FACTS:
+        before, now = getattr(known, name), getattr(answer, name)
+        if not before:
+            new |= {name: now} if now else {}
+        elif now and not _alike(name, now, before):
+            clips = " and ".join(clip for clip in item if clip)
+            merged.conflicts.append(
+                f"row {row}: {name} of {clips} is {now!r}, an earlier row says {before!r}"
+            )
+    if new:
+        merged.facts[item] = replace(known, **new)  # type: ignore[arg-type]
 
 
-def assign_splits(
-    groups: Mapping[Item, str], shares: Sequence[float] = SHARES, seed: int = 0
-) -> dict[Item, str]:
-    """Return the split of each item; whole groups go to the split that lacks most clips.
-
-    Largest groups first, ties in an order that the seed decides; the same input gives the same
-    splits whatever its order.
-
-    Raises:
-        UsageError: Fewer groups than splits: nothing could be held out without leakage.
-    """
-    members: dict[str, list[Item]] = defaultdict(list)
-    for item, name in groups.items():
-        members[name].append(item)
-    wanted = [split for split, share in zip(SPLITS, shares, strict=True) if share > 0]
-    if len(members) < len(wanted):
-        raise UsageError(
-            f"the clips form {len(members)} group(s) that share a face, voice or recording; "
-            f"{len(wanted)} splits need as many",
-            "rate clips of other faces and other speech too",
-        )
-    order = sorted(members, key=lambda name: (-len(members[name]), _shuffled(name, seed)))
-    total, filled = len(groups), Counter[str]()
-    where: dict[Item, str] = {}
-    for place, name in enumerate(order):
-        empty = [s for s in wanted if not filled[s]]
-        left = len(order) - place
-        open_to = empty if len(empty) >= left else wanted
-        lack = {s: shares[SPLITS.index(s)] * total - filled[s] for s in open_to}
-        split = max(lack, key=lambda s: (lack[s], -SPLITS.index(s)))
-        filled[split] += len(members[name])
-        where |= dict.fromkeys(members[name], split)
-    return where
+def _alike(name: str, now: str, before: str) -> bool:
+    """Return whether a fact is the same; parts of one utterance are."""
+    return utterance_of(now) == utterance_of(before) if name == "audio_id" else now == before
 
 
-def _shuffled(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
-
-
-def rating_rows(
-    merged: Merged,
-    splits: Mapping[Item, str],
-    dimensions: Sequence[str],
-    media: Path,
-    output: Path,
-) -> list[dict[str, Any]]:
-    """Return the lines of a ``ratings.jsonl`` that `ft2 critic train` reads, in a fixed order.
-
-    Args:
-        merged: Votes.
-        splits: Split of each item.
-        dimensions: The critic's dimensions; answers on others are left out.
-        media: Directory that the answers' clip paths are relative to.
-        output: The file to be written; paths in it are relative to its directory.
-    """
-    rows = []
-    for item in sorted(merged.facts, key=lambda item: (item[0], item[1] or "")):
-        votes = {d: merged.votes.get((item, d), Counter()) for d in dimensions}
-        if not any(votes.values()):
-            continue
-        fact = merged.facts[item]
-        names = ("video",) if item[1] is None else ("video_a", "video_b")
-        paths = [_relative(media / name, output.parent) for name in item if name]
-        row: dict[str, Any] = dict(zip(names, paths, strict=True))
-        row |= {d: _label(found) for d, found in votes.items()}
-        row |= {
-            "identity_id": fact.identity_id or f"unknown {item[0]}",
-            "audio_id": fact.audio_id or f"unknown {item[0]}",
-            "split": splits[item],
-            "source": fact.source,
-        }
-        rows.append(row | (_strengths(merged, item, votes) if item[1] else {}))
-    return rows
-
-
-def _strengths(
-    merged: Merged, item: Item, votes: Mapping[str, Counter[str]]
-) -> dict[str, dict[str, float]]:
-    """Return the share of raters for A (a tie counts half) and the margin, per dimension."""
-    shares = {d: (v["A"] + v["tie"] / 2) / v.total() for d, v in votes.items() if v}
-    shares |= {d: mean(merged.shares[item, d]) for d in votes if (item, d) in merged.shares}
-    margins = {d: mean(merged.margins[item, d]) for d in votes if (item, d) in merged.margins}
-    return {"share": shares} | ({"margin": margins} if margins else {})
-
-
-def _label(votes: Counter[str]) -> bool | str | None:
-    """Return true, false, A, B, tie, or null where nobody voted or the votes are split."""
-    found = majority(votes) if votes else None
-    return {"yes": True, "no": False}.get(found, found) if found else None
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+def utterance_of(audio_id: str) -> str:
+    """Return an utterance's name without the part that follows an ``@``."""
+    return audio_id.split("@")[0]

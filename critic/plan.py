@@ -7,7 +7,7 @@ import torch
 
 from ft2.critic.adapter import add_lora, count_trainable
 from ft2.critic.config import CriticConfig
-from ft2.critic.training_data import read_data
+from ft2.critic.training_data import read_data, remarks_on
 from ft2.qwen.thinker import meta_thinker
 
 
@@ -51,6 +51,7 @@ def plan_training(config: CriticConfig, output: Path) -> dict[str, Any]:
         if engine.kind == "deepspeed"
         else "ft2 critic train ...",
     }
-    plan |= {"remarks": config.remarks} if config.remarks else {}
+    remarks = remarks_on(config)
+    plan |= {"remarks": remarks} if remarks else {}
     lost = f"there is no ratings file {config.ratings} (ft2 critic split writes one)"
     return plan | {"missing": {} if there else {"ratings": lost}}

@@ -10,6 +10,7 @@ from ft2.critic.config import CriticConfig
 from ft2.critic.data import PairRating, Rating, holds_pairs, read_pair_ratings, read_ratings
 from ft2.critic.names import PAIR_OBJECTIVES
 from ft2.critic.negatives import spoiled_answers
+from ft2.critic.rows import rated_dimensions
 from ft2.errors import UsageError
 
 
@@ -32,6 +33,15 @@ class TrainingData:
         if self.pairs is not None:
             return len(self.pairs)
         return sum(rating.spoilt is None for rating in self.train)
+
+
+def remarks_on(config: CriticConfig) -> list[str]:
+    """Return what of the config, and of its ratings where they are there, has no effect."""
+    path = Path(config.ratings)
+    rated = rated_dimensions(path) if path.is_file() else []
+    left = [name for name in rated if name not in config.questions]
+    ignored = [f"{path.name} also rates {', '.join(left)}: not asked about, left out"]
+    return config.remarks + (ignored if left else [])
 
 
 def read_data(config: CriticConfig) -> TrainingData:
@@ -104,5 +114,6 @@ def _check_labels(
             lacking = words[1] if labels == {True} else words[0]
             raise UsageError(
                 f"the training ratings have no {lacking} for {dimension}",
-                "rate clips of both kinds for every dimension",
+                "rate clips of both kinds for every dimension, or name in questions={...} only "
+                "those that were rated",
             )

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from ft2.__main__ import main
 from ft2.critic.answers import Answer, write_answers
 from ft2.critic.importers import import_file, read_answers
-from ft2.critic.merge import assign_splits, groups_of, majority, merge
+from ft2.critic.merge import majority, merge
+from ft2.critic.splits import assign_splits, groups_of
 from ft2.errors import UsageError
 
 
