@@ -103,11 +103,16 @@ def regression_loss(scores: Tensor, targets: Tensor) -> Tensor:
 def mean_over_valid(loss: Tensor, valid: Tensor) -> Tensor:
     """Return the mean over valid entries of each column of [B, N], then over columns that have any.
 
-    Without any valid entry it is 0 and carries no gradient.
+    Written as one mean over all valid entries, each weighted by how rare its column's are, so that
+    without missing ones it is the plain mean to the bit. Without any valid entry it is 0 and
+    carries no gradient.
     """
+    assert loss.ndim == 2, f"losses {list(loss.shape)} are not [B, N]"
+    assert loss.shape == valid.shape, f"losses {list(loss.shape)} and {list(valid.shape)}"
     count = valid.sum(0)
-    columns = torch.where(valid, loss, 0.0).sum(0) / count.clamp(min=1)
-    return columns.sum() / (count > 0).sum().clamp(min=1)
+    total, columns = count.sum(), (count > 0).sum()
+    weight = total / (count * columns).clamp(min=1)
+    return (torch.where(valid, loss, 0.0) * weight).sum() / total.clamp(min=1)
 
 
 def labels_from_answers(labels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ft2.critic.losses import (
     WITH_TIES,
     labels_from_answers,
+    mean_over_valid,
     pair_loss,
     regression_loss,
     tie_width,
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class AnswerLoss(nn.Module):
-    """Cross-entropy of the first answer token over the vocabulary, mean over rated questions."""
+    """Cross-entropy of the first answer token over the vocabulary.
+
+    The mean over the clips that have an answer to a question, then over the questions.
+    """
 
     def __init__(self, model: "PeftModel", layout: packed.Layout, smoothing: float = 0.0) -> None:
         """Keep the adapted model, the token plan and the probability of the other answer."""
@@ -37,10 +41,10 @@ class AnswerLoss(nn.Module):
         logits = packed.answer_logits(thinker, self.layout, video, audio).float()
         chances = logits.log_softmax(-1)
         yes, no = chances[..., self.layout.yes_id], chances[..., self.layout.no_id]
+        assert labels.shape == yes.shape, f"labels {list(labels.shape)}, logits {list(yes.shape)}"
         right, other = torch.where(labels > 0, yes, no), torch.where(labels > 0, no, yes)
         loss = -(1 - self.smoothing) * right - self.smoothing * other
-        rated = labels >= 0
-        return (loss * rated).sum() / rated.sum().clamp(min=1)
+        return mean_over_valid(loss, labels >= 0)
 
 
 class ScoreLoss(nn.Module):

@@ -134,6 +134,20 @@ def test_regression_and_empty_batches():
     assert half.dtype == torch.float32
 
 
+def test_without_missing_labels_the_loss_is_the_plain_mean_to_the_bit():
+    """So that trainings on fully rated clips end with the bytes they had when it was written so."""
+    rng = torch.Generator().manual_seed(0)
+    for shape in ((16, 3), (7, 5), (1, 1)):
+        found = []
+        for mean in (losses.mean_over_valid, lambda x, v: (x * v).sum() / v.sum().clamp(min=1)):
+            x = torch.rand(shape, generator=rng.manual_seed(1), requires_grad=True)
+            value = mean(x.square(), torch.ones(shape, dtype=torch.bool))
+            value.backward()
+            found.append((value.detach(), x.grad))
+        assert torch.equal(found[0][0], found[1][0])
+        assert torch.equal(found[0][1], found[1][1])
+
+
 def test_answers_about_clips_become_pairs():
     answers = torch.tensor([[1, 0, 1], [1, -1, 0], [0, 0, 1], [1, 1, 1]])
     want = torch.tensor([[1, 0, 0], [0, MISSING, -1]])

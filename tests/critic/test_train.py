@@ -119,14 +119,22 @@ def test_loss_is_smoothed_cross_entropy_over_rated_answers(spec):
     video = torch.randn(2, spec.num_video_tokens, hidden, generator=rng)
     audio = torch.randn(2, spec.num_audio_tokens, hidden, generator=rng)
     labels = torch.tensor([[1, 0, -1], [-1, 1, 0]])
-    got = AnswerLoss(model, layout, 0.1)(video, audio, labels)
-    logits = packed.answer_logits(thinker, layout, video, audio).double()
-    want = []
-    for i, j in ((0, 0), (0, 1), (1, 1), (1, 2)):
+    loss = AnswerLoss(model, layout, 0.1)
+    logits = packed.answer_logits(thinker, layout, video, audio).detach().double()
+
+    def by_hand(i, j, answer):
         p = torch.softmax(logits[i, j], -1)[[layout.no_id, layout.yes_id]].log()
-        answer = int(labels[i, j])
-        want.append(-(0.9 * p[answer] + 0.1 * p[1 - answer]))
-    assert torch.allclose(got.double(), torch.stack(want).mean(), atol=1e-5)
+        return float(-(0.9 * p[answer] + 0.1 * p[1 - answer]))
+
+    # the second question has two answers, each of the others one: each question counts a third
+    want = (by_hand(0, 0, 1) + (by_hand(0, 1, 0) + by_hand(1, 1, 1)) / 2 + by_hand(1, 2, 0)) / 3
+    every = (by_hand(0, 0, 1) + by_hand(0, 1, 0) + by_hand(1, 1, 1) + by_hand(1, 2, 0)) / 4
+    assert abs(want - every) > 1e-3
+    assert loss(video, audio, labels).item() == pytest.approx(want, abs=1e-5)
+    nobody = loss(video, audio, torch.full((2, 3), -1))
+    assert nobody.item() == 0
+    with pytest.raises(AssertionError, match=r"labels \[2, 1\]"):
+        loss(video, audio, labels[:, :1])
 
 
 def test_swapped_voices_are_answered_no(config):
