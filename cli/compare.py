@@ -13,17 +13,20 @@ from ft2.critic.api import TalkingCritic
 from ft2.errors import UsageError
 from ft2.files import read_json, write_atomic, write_json
 from ft2.generator.checks import load_sampling
+from ft2.generator.config import GenerateConfig
 from ft2.generator.sample import Sampler
-from ft2.pairs import DIMENSIONS, read_conditions
+from ft2.pairs import DIMENSIONS, Dimension, read_conditions
 from ft2.report import charts
 from ft2.report.data import Estimate, ScoreRow
 from ft2.report.plain import page
 from ft2.runs import Progress, RunDir
 from ft2.tlpo.compare import compare
+from ft2.tlpo.compare_config import check_conditions, check_trials, trained_conditions
 from ft2.tlpo.compare_table import BASE, Rows, markdown
 from ft2.tlpo.compare_train import Bench
 from ft2.tlpo.config import ExpertConfig, FusionConfig
-from ft2.tlpo.methods import METHODS, Method
+from ft2.tlpo.data import check_dataset
+from ft2.tlpo.methods import METHODS, Changes, Method
 
 if TYPE_CHECKING:
     from ft2.tlpo.policy import Policy
@@ -45,7 +48,8 @@ def check_inputs(settings: CompareConfig) -> dict[str, Any]:
     """Return the plan of a comparison, refusing missing files before anything loads.
 
     Raises:
-        UsageError: A file is missing, or a test condition is also one of validation.
+        UsageError: A file is missing, a condition is in two of dataset, validation and test, a
+            preset or a candidate of a sweep does not fit, or a view has too few pairs.
     """
     for path in (settings.dataset, settings.validation, settings.test):
         if not path.exists():
@@ -64,6 +68,10 @@ def check_inputs(settings: CompareConfig) -> dict[str, Any]:
             f"{len(shared)} conditions are both in validation and in test: {sorted(shared)[0]}",
             "what is chosen on validation may not be measured on it",
         )
+    _, stages, fusion = load_stages(settings, settings.cache or Path("cache"))
+    check_dataset(settings.dataset)
+    check_conditions(ids, trained_conditions(fusion))
+    check_trials(stages, fusion, methods_of(settings), swept_experts(settings))
     methods, runs = methods_of(settings), len(settings.seeds)
     experts = [len(sets) for name, sets in settings.sweep.items() if name not in METHODS]
     tried = sum(experts) + sum(len(m.candidates) for m in methods.values() if len(m.candidates) > 1)
@@ -82,17 +90,15 @@ def check_inputs(settings: CompareConfig) -> dict[str, Any]:
     }
 
 
-def run_compare(
-    settings: CompareConfig, output: Path, *, resume: bool, progress: Progress
-) -> dict[str, Any]:
-    """Train, sample and judge everything; write ``table.json``, ``table.md``, ``report.html``."""
-    from ft2.wan.weights import load_talking_model
+def load_stages(
+    settings: CompareConfig, cache: Path
+) -> tuple[GenerateConfig, dict[Dimension, ExpertConfig], FusionConfig]:
+    """Return the configs of sampling, experts and gate: the family's presets with the overrides.
 
-    run = RunDir.open(output, config=settings, resume=resume)
-    if run.result is not None:
-        return run.result
+    Raises:
+        UsageError: There is no such family, or an override does not fit.
+    """
     family, extra = settings.family, settings.overrides
-    cache = settings.cache or output / "cache"
     data = [f"dataset={settings.dataset}", f"cache={cache}"]
 
     def overrides(name: str) -> list[str]:
@@ -103,7 +109,24 @@ def run_compare(
         d: load_config(ExpertConfig, f"{family}/expert-{d}", overrides(f"expert-{d}"))
         for d in DIMENSIONS
     }
-    fusion = load_config(FusionConfig, f"{family}/fusion", overrides("fusion"))
+    return generate, experts, load_config(FusionConfig, f"{family}/fusion", overrides("fusion"))
+
+
+def swept_experts(settings: CompareConfig) -> dict[Dimension, Sequence[Changes]]:
+    """Return what the config sweeps of the experts themselves."""
+    return {d: settings.sweep[f"expert-{d}"] for d in DIMENSIONS if f"expert-{d}" in settings.sweep}
+
+
+def run_compare(
+    settings: CompareConfig, output: Path, *, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """Train, sample and judge everything; write ``table.json``, ``table.md``, ``report.html``."""
+    from ft2.wan.weights import load_talking_model
+
+    run = RunDir.open(output, config=settings, resume=resume)
+    if run.result is not None:
+        return run.result
+    generate, experts, fusion = load_stages(settings, settings.cache or output / "cache")
     model = load_talking_model(generate.model, generate.device)
     files: dict[Split, Path] = {"validation": settings.validation, "test": settings.test}
     critic = None if settings.critic is None else TalkingCritic.from_pretrained(settings.critic)
@@ -123,9 +146,7 @@ def run_compare(
         return [{**row, "group": row["utterance"]} for row in found]
 
     shown = CRITIC_COLUMNS if critic is not None else ()
-    swept = {
-        d: settings.sweep[f"expert-{d}"] for d in DIMENSIONS if f"expert-{d}" in settings.sweep
-    }
+    swept = swept_experts(settings)
     bench = Bench(experts, fusion, model, score, output, COLUMNS, shown, progress, swept)
     table: dict[str, Any] = {}
     for count in range(1, len(settings.seeds) + 1):  # a table after each seed

@@ -48,6 +48,10 @@ class CompareConfig(Config):
         if unknown:
             names = ", ".join((*METHODS, *EXPERTS))
             raise ValueError(f"unknown method {unknown[0]!r}; one of {names}")
+        for key in ("methods", "seeds", "samples"):
+            given = getattr(self, key)
+            if len(set(given)) < len(given):
+                raise ValueError(f"{key} has something twice: {list(given)}")
         presets = (*EXPERTS, "fusion", "generate")
         wrong = [name for name in self.overrides if name not in presets]
         if wrong:

@@ -20,7 +20,7 @@ from ft2.cli.options import (
     say,
     split_config_args,
 )
-from ft2.cli.tlpo_policies import compare, export, merge, push
+from ft2.cli.tlpo_policies import compare, export, merge, push, refuse_file
 from ft2.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Train one expert (nano/expert-lip and so on), or the gate over three (nano/fusion)."""
     del verbose
-    settings = load_stage(config)
+    settings = load_stage(config, "train")
     if dry_run:
         from ft2.tlpo.plan import plan_stage
 
@@ -51,8 +51,16 @@ def train(
         return
     output = require_output(output)
     from ft2.engine import shutdown
+    from ft2.runs import check_output
     from ft2.tlpo.config import ExpertConfig
+    from ft2.tlpo.data import check_dataset
+    from ft2.tlpo.experts import ordered
     from ft2.tlpo.train import train_expert, train_fusion
+
+    check_output(output, resume=resume)
+    if not isinstance(settings, ExpertConfig):
+        ordered(dict(settings.experts.items()))
+    check_dataset(settings.dataset)
 
     progress = make_progress(quiet)
     try:
@@ -67,8 +75,8 @@ def train(
     emit({"output": str(output), **result}, json)
 
 
-def load_stage(args: Sequence[str] | None) -> "ExpertConfig | FusionConfig":
-    """Return the config of the stage that a command line means.
+def load_stage(args: Sequence[str] | None, command: str) -> "ExpertConfig | FusionConfig":
+    """Return the config of the stage that the command line of ``ft2 tlpo COMMAND`` means.
 
     Raises:
         UsageError: No config, an unknown stage, or a config with problems.
@@ -78,7 +86,9 @@ def load_stage(args: Sequence[str] | None) -> "ExpertConfig | FusionConfig":
 
     source, overrides = split_config_args(args)
     if source is None:
-        raise UsageError("no config given", "for example `ft2 tlpo train nano/expert-lip -o DIR`")
+        raise UsageError(
+            "no config given", f"for example `ft2 tlpo {command} nano/expert-lip -o DIR`"
+        )
     if stage_of(source, overrides) == "fusion":
         return load_config(FusionConfig, source, overrides)
     return load_config(ExpertConfig, source, overrides)
@@ -95,17 +105,19 @@ def cache(
     verbose: Verbose = False,
 ) -> None:
     """Encode a dataset's clips, conditions and lip masks once, for all stages (cache=DIR)."""
-    from ft2.tlpo.plan import stores_of
+    from ft2.tlpo.data import check_dataset
+    from ft2.tlpo.plan import missing_weights, stores_of
 
     del verbose
-    settings = load_stage(config)
-    if not settings.dataset.is_dir():
-        raise UsageError(
-            f"the dataset {settings.dataset} does not exist", "build it: ft2 nsq build"
-        )
+    settings = load_stage(config, "cache")
+    check_dataset(settings.dataset)
+    if output is not None:
+        refuse_file(output)
     plan: dict[str, object] = {"dataset": str(settings.dataset), **stores_of(settings.dataset)}
     if dry_run:
-        emit(plan, json)
+        missing = missing_weights(settings)
+        emit({**plan, "missing": missing}, json)
+        refuse_missing(missing, config)
         return
     output = require_output(output)
     if output.exists() and any(output.iterdir()) and not resume:

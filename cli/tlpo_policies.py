@@ -1,5 +1,6 @@
 """`ft2 tlpo merge`, `export`, `push` and `compare`: what is made of trained experts."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
     from ft2.tlpo.experts import ExpertName
 
 
+def refuse_file(folder: Path) -> None:
+    """Refuse a folder to write to where it, or what it would lie in, is a file.
+
+    Raises:
+        UsageError: It is one.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_file():
+            raise UsageError(f"the output '{place}' is a file", "choose another --output")
+
+
 def export(
     policy: Annotated[
         Path, typer.Option("--policy", metavar="DIR", help="An expert's run, or a policy.")
@@ -47,6 +59,12 @@ def export(
         raise UsageError(f"unknown format '{form}'", f"one of {', '.join(get_args(ExportFormat))}")
     if output.exists():
         raise UsageError(f"the output '{output}' already exists", "choose another --output")
+    if output.suffix != ".safetensors":
+        raise UsageError(
+            f"the output '{output}' would be a safetensors file under another name",
+            f"write it to {output.with_suffix('.safetensors')}",
+        )
+    refuse_file(output.parent)
     if dry_run:
         tensors, left_out = export_tensors(load_mix(policy), form)  # type: ignore[arg-type]
         size = sum(t.numel() * t.element_size() for t in tensors.values())
@@ -94,8 +112,12 @@ def merge(
         found[name] = adapter
     if output.exists():
         raise UsageError(f"the output '{output}' already exists", "choose another --output")
+    refuse_file(output.parent)
     if weight and switch:
         raise UsageError("--weight and --switch exclude each other", "give one of the two")
+    for value in (*(weight or ()), *(switch or ())):
+        if not math.isfinite(value):
+            raise UsageError(f"{value} is no weight and no noise level", "give a finite number")
     result: dict[str, Any] = {"experts": {name: str(path) for name, path in found.items()}}
     weights = list(weight or [2 / 3])
     if len(weights) not in (1, len(found)):
@@ -122,6 +144,11 @@ def _switch(names: list["ExpertName"], adapters: list[Path], edges: list[float])
     from ft2.tlpo.experts import EXPERT_NAMES
     from ft2.tlpo.gate import GateTable
 
+    if len(names) == 1:
+        raise UsageError(
+            "--switch switches between experts, and there is only one",
+            "give --expert twice or more",
+        )
     rising = sorted(set(edges)) == edges and edges[0] > 0 and edges[-1] < 1
     if len(edges) != len(names) - 1 or not rising:
         raise UsageError(

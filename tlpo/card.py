@@ -9,7 +9,7 @@ from ft2.files import write_atomic
 from ft2.hub import PlannedFile, PushPlan, check_repo_name
 from ft2.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft2.runs import read_json
-from ft2.tlpo.policy import GATE_FILE, POLICY_FILE, check_files
+from ft2.tlpo.policy import GATE_FILE, POLICY_FILE, check_files, read_policy
 
 CARD = "README.md"
 
@@ -28,7 +28,7 @@ def policy_dir(path: Path) -> Path:
 
 def policy_card(folder: Path) -> str:
     """Return the card of a policy as Markdown, from its record and, if it is there, its run's."""
-    record: dict[str, Any] = read_json(folder / POLICY_FILE)
+    record = read_policy(folder)
     gate = record["gate"]
     weights = gate.get("weights") or "learned" if gate["form"] != "table" else "by noise level"
     lines = [
@@ -37,9 +37,9 @@ def policy_card(folder: Path) -> str:
         f"LoRA experts for {', '.join(record['experts'])} on a frozen Wan transformer, and the "
         "weights with which they act.", "",
         "| | |", "|---|---|",
-        f"| base (hash of architecture and weights) | `{record['base']}` |",
+        f"| base (hash of architecture and weights) | `{record.get('base')}` |",
         f"| gate | {gate['form']}, {weights} |",
-        *(f"| {name} | sha256 `{digest}` |" for name, digest in record["sha256"].items()),
+        *(f"| {name} | sha256 `{digest}` |" for name, digest in record.get("sha256", {}).items()),
         "", *_training(folder.parent / "result.json"),
         "Use it with the base that it was trained on; another one is refused:", "",
         "```bash", "ft2 generate --policy DIR --portrait face.png --audio speech.wav -o clip.mp4",
@@ -70,7 +70,7 @@ def plan_policy_push(path: Path, repo: str, *, private: bool = True) -> PushPlan
     """
     check_repo_name(repo)
     folder = policy_dir(path)
-    record: dict[str, Any] = read_json(folder / POLICY_FILE)
+    record = read_policy(folder)
     check_files(folder, record.get("sha256", {}))
     names = [POLICY_FILE]
     names += [f"experts/{n}/{f}" for n in record["experts"]

@@ -4,13 +4,21 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 
 from ft2.errors import UsageError
 from ft2.pairs import DIMENSIONS, Dimension
 from ft2.runs import Progress, RunDir, Silent, read_json
+from ft2.tlpo.compare_config import (
+    STEPS,
+    budget_of,
+    expert_config,
+    merge_weight,
+    seeded,
+    single_config,
+)
 from ft2.tlpo.compare_table import Rows
 from ft2.tlpo.config import ExpertConfig, FusionConfig
 from ft2.tlpo.experts import ExpertName
@@ -19,9 +27,6 @@ from ft2.tlpo.methods import Changes, Method, changed, switch_table
 from ft2.tlpo.policy import Policy, save_policy
 from ft2.tlpo.train import train_expert, train_fusion
 from ft2.wan.model import TalkingModel
-
-STEPS: Final = "loop.num_steps"
-_UNTRAINED = ("weight", "edges")
 
 Chosen = Mapping[str, Mapping[str, Any]]
 """What sweeps took so far, by method: ``candidate`` is its number."""
@@ -48,8 +53,7 @@ class Bench:
     @property
     def budget(self) -> int:
         """Steps of the three experts and the gate together: what one LoRA may train at most."""
-        steps = sum(config.loop.num_steps for config in self.experts.values())
-        return steps + self.fusion.loop.num_steps
+        return budget_of(self.experts, self.fusion)
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,11 @@ def make_policy(bench: Bench, trial: Trial, chosen: Chosen) -> Path:
         return _train_own(bench, trial, output)
     experts = seed_experts(bench, trial.seed, chosen)
     if trial.method.kind == "merge":
-        save_policy(output, experts, _number(changes, "weight"))
+        save_policy(output, experts, merge_weight(changes))
     elif trial.method.kind == "switch":
         save_policy(output, experts, switch_table(changes["edges"], experts, bench.model))
     elif trial.method.kind == "gate":
-        own = {**_trained(changes, trial.seed), "experts": dict(experts)}
+        own = {**seeded(changes, trial.seed), "experts": dict(experts)}
         fusion = changed(bench.fusion, own)
         train_fusion(fusion, output, resume=True, progress=bench.progress, model=bench.model)
     else:
@@ -104,23 +108,15 @@ def make_policy(bench: Bench, trial: Trial, chosen: Chosen) -> Path:
     return output
 
 
-def _trained(changes: Changes, seed: int) -> dict[str, object]:
-    kept = {key: value for key, value in changes.items() if key not in _UNTRAINED}
-    return {**kept, "loop.seed": seed}
-
-
 def _train_single(bench: Bench, trial: Trial, output: Path) -> Path:
     """Train one LoRA on the pairs of all dimensions, for the whole budget or a candidate's steps.
 
     A candidate that differs from an earlier one only in having more steps goes on from there:
     training is the same to the bit whether it stops in between or not.
     """
-    changes = _trained(trial.method.of(trial.candidate), trial.seed)
-    single = {"dimension": "mixed", "mask.kind": "none", STEPS: bench.budget}
-    config = changed(next(iter(bench.experts.values())), {**single, **changes})
+    changes = seeded(trial.method.of(trial.candidate), trial.seed)
+    config = single_config(bench.experts, trial.name, changes, bench.budget)
     steps = config.loop.num_steps
-    if steps > bench.budget:
-        raise UsageError(f"'{trial.name}' with {steps} steps exceeds the budget, {bench.budget}")
     earlier = [
         number
         for number in range(trial.candidate)
@@ -171,16 +167,6 @@ def _train_own(bench: Bench, trial: Trial, output: Path) -> Path:
     """Train one expert, for the steps of its config at most."""
     changes = trial.method.of(trial.candidate)
     given = next(c for c in bench.experts.values() if c.dimension == changes["dimension"])
-    config = changed(given, _trained(changes, trial.seed))
-    if config.loop.num_steps > given.loop.num_steps:
-        raise UsageError(
-            f"'{trial.name}' with {config.loop.num_steps} steps exceeds {given.loop.num_steps}"
-        )
+    config = expert_config(given, trial.name, seeded(changes, trial.seed))
     train_expert(config, output, resume=True, progress=bench.progress, model=bench.model)
     return output
-
-
-def _number(changes: Changes, key: str) -> float:
-    value = changes[key]
-    assert isinstance(value, int | float)
-    return float(value)

@@ -24,7 +24,7 @@ from ft2.tlpo.options import (
 )
 from ft2.wan.spec import WanSpec
 
-View = Store | Literal["mixed"]
+View = Literal[Store, "mixed"]
 """Pairs to learn from: one store, or those of the three dimensions together."""
 
 __all__ = [
@@ -94,7 +94,7 @@ class ExpertConfig(StageConfig):
 
     stage: Literal["expert"] = "expert"
     """Tells the two stages apart."""
-    dimension: Dimension | Literal["mixed"] = "quality"
+    dimension: Literal[Dimension, "mixed"] = "quality"
     """Which store to learn; `mixed` is the baseline of one LoRA on the pairs of all three."""
     lora: LoraConfig = LoraConfig()
     """Size and place of the expert."""

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -196,6 +197,20 @@ def split_held_out(
         place = int.from_bytes(digest[:8], "big") / 2**64
         (held_out if place < fraction else train).append(pair)
     return train, held_out
+
+
+def check_dataset(dataset: Path) -> None:
+    """Refuse a dataset that is not there.
+
+    Raises:
+        UsageError: It is no directory.
+    """
+    if not dataset.is_dir():
+        found = "is a file, not a directory" if dataset.exists() else "does not exist"
+        raise UsageError(
+            f"the dataset {dataset} {found}",
+            "set dataset=DIR to a directory that `ft2 nsq build` wrote",
+        )
 
 
 def require_pairs(pairs: Sequence[Preference], store: str, dataset: object, least: int = 1) -> None:

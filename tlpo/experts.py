@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ft2.errors import UsageError
+from ft2.files import open_tensors
 from ft2.lora import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -14,7 +15,6 @@ from ft2.lora import (
     remove_experts,
 )
 from ft2.pairs import DIMENSIONS, Dimension
-from ft2.runs import load_tensors
 from ft2.tlpo.cache import model_hash
 from ft2.wan.model import TalkingModel
 
@@ -44,11 +44,20 @@ def ordered(experts: Mapping[ExpertName, Path]) -> dict[ExpertName, Path]:
     """Return the experts' adapter directories in the order motion, lip, quality.
 
     Raises:
-        UsageError: No expert, or one without an adapter.
+        UsageError: No expert, one without an adapter, or one that says it was trained on another
+            dimension than it is given for.
     """
     if not experts:
         raise UsageError("no experts given", hint="set experts.motion=DIR and so on")
-    return {name: find_adapter(experts[name]) for name in EXPERT_NAMES if name in experts}
+    found = {name: find_adapter(experts[name]) for name in EXPERT_NAMES if name in experts}
+    for name, folder in found.items():
+        trained_on = _about(folder).get("dimension", name)
+        if trained_on != name:
+            raise UsageError(
+                f"the {name} expert {folder} was trained on {trained_on} pairs",
+                hint=f"set experts.{trained_on}={experts[name]}, and experts.{name} to its own run",
+            )
+    return found
 
 
 def install_policy_experts(model: TalkingModel, experts: Mapping[ExpertName, Path]) -> None:
@@ -84,7 +93,15 @@ def install_policy_experts(model: TalkingModel, experts: Mapping[ExpertName, Pat
 
 def adapter_base(folder: Path) -> str | None:
     """Return the `model_hash` of the base that an adapter says it was trained on."""
-    return load_tensors(folder / ADAPTER_WEIGHTS)[1].get("base")
+    return _about(folder).get("base")
+
+
+def _about(folder: Path) -> dict[str, str]:
+    """Return what an adapter's file says of itself: its base, its dimension."""
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        return {}  # whoever reads the weights says so
+    about: dict[str, str] = open_tensors(folder / ADAPTER_WEIGHTS).metadata() or {}
+    return about
 
 
 def expert_dimension(adapter: Path) -> ExpertName:
@@ -93,8 +110,11 @@ def expert_dimension(adapter: Path) -> ExpertName:
     Raises:
         UsageError: It says none; it was not written by ft2.
     """
-    name = load_tensors(adapter / ADAPTER_WEIGHTS)[1].get("dimension")
+    name = _about(adapter).get("dimension")
     for dimension in EXPERT_NAMES:
         if name == dimension:
             return dimension
-    raise UsageError(f"{adapter} does not say which dimension it was trained on")
+    raise UsageError(
+        f"{adapter} does not say which dimension it was trained on",
+        hint="give a finished run of `ft2 tlpo train`; a critic's adapter is no expert",
+    )

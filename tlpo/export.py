@@ -9,16 +9,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ft2.errors import UsageError
 from ft2.lora import PEFT_PREFIX, read_adapter
-from ft2.runs import read_json, save_tensors
+from ft2.runs import save_tensors
 from ft2.tlpo.experts import find_adapter
-from ft2.tlpo.policy import POLICY_FILE
+from ft2.tlpo.policy import POLICY_FILE, read_policy
 
 ExportFormat = Literal["comfyui", "kohya", "diffsynth"]
 
@@ -63,12 +63,17 @@ def load_mix(path: Path) -> Mix:
     for folder in (path, path / "policy"):
         if (folder / POLICY_FILE).is_file():
             return _policy_mix(folder)
-    adapter = find_adapter(path)
-    return Mix(_deltas(adapter), {"expert": str(path.name), "weights": "1"})
+    deltas = _deltas(find_adapter(path))
+    if not any(name.startswith("blocks.") for name in deltas):
+        raise UsageError(
+            f"{path} is a LoRA of another network, such as a critic's, not an expert",
+            hint="give the run of ft2 tlpo train, or a policy",
+        )
+    return Mix(deltas, {"expert": str(path.name), "weights": "1"})
 
 
 def _policy_mix(folder: Path) -> Mix:
-    record: dict[str, Any] = read_json(folder / POLICY_FILE)
+    record = read_policy(folder)
     names, gate = record["experts"], record["gate"]
     weights = gate.get("weights") if gate["form"] == "constant" else record.get("average")
     if weights is None:

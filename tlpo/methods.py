@@ -93,11 +93,25 @@ def switch_table(
     edges: object, experts: Mapping[ExpertName, Path], model: TalkingModel
 ) -> GateTable:
     """Return the hard switch: from little to much noise quality, lip, motion, each at weight 1."""
-    assert isinstance(edges, Sequence)
     order = [name for name in ("quality", "lip", "motion") if name in experts]
     names = [name for name in DIMENSIONS if name in experts]
-    if len(edges) != len(order) - 1:
-        raise UsageError(f"{len(edges)} edges for a switch of {len(order)} experts")
+    levels = switch_edges({"edges": edges}, len(order))
     rows = [[float(name == active) for name in names] for active in order]
     table = torch.tensor(rows)[:, None].expand(-1, model.num_layers, -1)
-    return GateTable(torch.tensor(list(edges)), table)
+    return GateTable(torch.tensor(levels), table)
+
+
+def switch_edges(changes: Changes, experts: int) -> list[float]:
+    """Return the noise levels at which a switch between some experts goes on to the next.
+
+    Raises:
+        UsageError: They are not one fewer than the experts, rising, between 0 and 1.
+    """
+    edges = changes.get("edges")
+    if not isinstance(edges, Sequence) or len(edges) != experts - 1:
+        found = len(edges) if isinstance(edges, Sequence) else edges
+        raise UsageError(f"{found} edges for a switch of {experts} experts")
+    levels = [float(edge) for edge in edges]
+    if levels != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
+        raise UsageError(f"the edges {levels} do not rise between 0 and 1")
+    return levels

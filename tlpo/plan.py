@@ -7,6 +7,7 @@ from ft2.lora import fused_linears, install_experts, read_adapter
 from ft2.pairs import DIMENSIONS, STORES, read_pairs
 from ft2.report.charts import significant
 from ft2.tlpo.config import ExpertConfig, FusionConfig, LoraConfig, StageConfig
+from ft2.tlpo.data import check_dataset
 from ft2.tlpo.experts import ordered
 from ft2.tlpo.gate import make_gate
 from ft2.tlpo.memory import GIB, memory_gib
@@ -62,18 +63,26 @@ def plan_stage(config: ExpertConfig | FusionConfig) -> Plan:
 
 
 def _architecture(config: StageConfig, missing: dict[str, str]) -> Architecture | None:
-    try:
-        weights_dir(config.model)
-    except UsageError as error:
-        missing["model.weights"] = error.message
-        if config.model.architecture is None:
-            return None
+    missing |= missing_weights(config)
+    if missing and config.model.architecture is None:
+        return None
     return read_architecture(config.model)
 
 
+def missing_weights(config: StageConfig) -> dict[str, str]:
+    """Return what is wrong with ``model.weights``, by that key, or nothing."""
+    try:
+        weights_dir(config.model)
+    except UsageError as error:
+        return {"model.weights": error.message}
+    return {}
+
+
 def _pairs(config: ExpertConfig | FusionConfig, missing: dict[str, str]) -> dict[str, int] | None:
-    if not config.dataset.is_dir():
-        missing["dataset"] = f"the dataset {config.dataset} does not exist (ft2 nsq build)"
+    try:
+        check_dataset(config.dataset)
+    except UsageError as error:
+        missing["dataset"] = f"{error.message} (ft2 nsq build)"
         return None
     train, held_out = read_view(config, config.view)
     return {"training": len(train.pairs), "held_out": len(held_out)}

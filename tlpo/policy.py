@@ -17,6 +17,7 @@ from ft2.errors import UsageError
 from ft2.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FusedLinear, fused_linears
 from ft2.runs import hash_file, load_tensors, read_json, save_tensors, write_json
 from ft2.tlpo.experts import (
+    EXPERT_NAMES,
     ExpertName,
     adapter_base,
     expert_dimension,
@@ -193,8 +194,27 @@ def find_policy(path: Path) -> Path | None:
     return None
 
 
-def _load_policy_dir(folder: Path, model: TalkingModel) -> Policy:
+def read_policy(folder: Path) -> dict[str, Any]:
+    """Return the record of a policy directory: ``experts``, ``gate``, ``base``, ``sha256``, ...
+
+    Raises:
+        UsageError: It is no record of a policy.
+    """
     record = read_json(folder / POLICY_FILE)
+    gate = record.get("gate") if isinstance(record, dict) else None
+    experts = record.get("experts") if isinstance(record, dict) else None
+    known = isinstance(experts, list) and experts and set(experts) <= set(EXPERT_NAMES)
+    if not known or not isinstance(gate, dict) or "form" not in gate:
+        raise UsageError(
+            f"{folder / POLICY_FILE} does not say which experts it has and how they act",
+            hint="write the policy anew: ft2 tlpo train NAME/fusion, or ft2 tlpo merge",
+        )
+    whole: dict[str, Any] = record
+    return whole
+
+
+def _load_policy_dir(folder: Path, model: TalkingModel) -> Policy:
+    record = read_policy(folder)
     names: list[ExpertName] = record["experts"]
     check_files(folder, record.get("sha256", {}))
     install_policy_experts(model, {name: folder / "experts" / name for name in names})

@@ -12,12 +12,13 @@ from ft2.flow import TIMESTEP_SCALE
 from ft2.lora import ADAPTER_WEIGHTS, install_experts, read_adapter, remove_experts, save_expert
 from ft2.pairs import STORES, read_pairs
 from ft2.report.data import GateMap
-from ft2.runs import Progress, RunDir, Silent, check_output, hash_file
+from ft2.runs import Progress, Silent, check_output, hash_file
 from ft2.tlpo.cache import fill_cache, unique_clips
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
 from ft2.tlpo.diagnostics import gate_alarms
 from ft2.tlpo.experts import ExpertName, install_policy_experts, ordered
 from ft2.tlpo.gate import FusionGate, make_gate, share_entropy, timestep_features
+from ft2.tlpo.opening import check_start, opened_run
 from ft2.tlpo.passes import GateFunction, base_gate
 from ft2.tlpo.policy import save_policy
 from ft2.tlpo.report import write_run_report
@@ -53,17 +54,19 @@ def train_expert(
     """
     check_output(output, resume=resume)
     pairs = read_view(config, config.view)
-    run = RunDir.open(output, config=config, resume=resume)
-    if run.result is not None:
-        return run.result
-    stage = open_stage(run, config, pairs, model, progress or Silent())
-    try:
-        result = _expert_stage(config, stage)
-    finally:
-        remove_experts(stage.model.dit)
-    if run.writes:
-        write_run_report(run.path, f"Expert: {config.dimension}", result)
-    run.finish(result)
+    if model is None:
+        check_start(config, output)
+    with opened_run(config, output, resume=resume) as run:
+        if run.result is not None:
+            return run.result
+        stage = open_stage(run, config, pairs, model, progress or Silent())
+        try:
+            result = _expert_stage(config, stage)
+        finally:
+            remove_experts(stage.model.dit)
+        if run.writes:
+            write_run_report(run.path, f"Expert: {config.dimension}", result)
+        run.finish(result)
     return result
 
 
@@ -118,18 +121,20 @@ def train_fusion(
     check_output(output, resume=resume)
     experts = ordered(dict(config.experts.items()))
     pairs = read_view(config, config.view)
-    run = RunDir.open(output, config=config, resume=resume)
-    if run.result is not None:
-        return run.result
-    stage = open_stage(run, config, pairs, model, progress or Silent())
-    try:
-        install_policy_experts(stage.model, experts)
-        result, weights = _fusion_stage(config, stage, experts)
-    finally:
-        remove_experts(stage.model.dit)
-    if run.writes:
-        write_run_report(run.path, "Fusion gate", result, weights)
-    run.finish(result)
+    if model is None:
+        check_start(config, output)
+    with opened_run(config, output, resume=resume) as run:
+        if run.result is not None:
+            return run.result
+        stage = open_stage(run, config, pairs, model, progress or Silent())
+        try:
+            install_policy_experts(stage.model, experts)
+            result, weights = _fusion_stage(config, stage, experts)
+        finally:
+            remove_experts(stage.model.dit)
+        if run.writes:
+            write_run_report(run.path, "Fusion gate", result, weights)
+        run.finish(result)
     return result
 
 

@@ -139,8 +139,14 @@ def test_a_dry_run_refuses_inputs_that_were_named_and_are_not_there(
 
 
 def test_compare_checks_its_inputs_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trained = {"train1"}
+    monkeypatch.setattr("ft2.cli.compare.trained_conditions", lambda config: trained)
+    views: list[str] = []
+    monkeypatch.setattr(
+        "ft2.tlpo.compare_config.read_view", lambda config, view: views.append(view)
+    )
     for name in ("validation", "test"):
         row = {"condition_id": f"{name}1", "identity_id": "a", "audio_id": "b", "prompt": "",
                "portrait": "p.png", "audio": "a.wav", "split": "test"}  # fmt: skip
@@ -153,6 +159,7 @@ def test_compare_checks_its_inputs_first(
     out = str(tmp_path / "out")
     assert call("tlpo", "compare", *given, test, "-n", "--json", "-o", out) == 0
     plan = json.loads(capsys.readouterr().out)
+    assert sorted(views) == ["fusion", "lip", "mixed", "motion", "quality"]
     assert plan["seeds"] == [0, 1, 2]
     assert plan["trainings"] == 3 * (3 + 5 + 3)
     assert plan["clips"] == 3 * 14 + 6 + 2  # each seed, the sweep of the first, the base
@@ -162,9 +169,29 @@ def test_compare_checks_its_inputs_first(
         ([both], "both in validation and in test"),
         (["test=nowhere.jsonl"], "nowhere.jsonl does not exist"),
         ([test, f"critic={tmp_path}"], "no trained critic"),
+        ([test, "family=nanno"], "nanno"),
+        ([test, "seeds=[1,1]"], "seeds has something twice"),
+        ([test, "methods=[gate average]"], "'gate average' needs the method 'gate' before it"),
+        ([test, "sweep.dpo=[{dpo.betta: 3}]"], "sweep of 'dpo': unknown key 'dpo.betta'"),
+        ([test, "sweep.gate=[{},{loop.num_stepz: 3}]"], "sweep of 'gate': unknown key"),
+        ([test, "sweep.expert-lip=[{dpo.betta: 3}]"], "sweep of 'expert-lip': unknown key"),
+        ([test, "sweep.ipo=[{loop.num_steps: 9999}]"], "9999 steps exceeds the budget"),
+        ([test, "sweep.merge tuned=[{wieght: 1}]"], "sweep of 'merge tuned': unknown key"),
+        ([test, "sweep.merge tuned=[{weight: much}]"], "a merge takes a number"),
+        ([test, "sweep.switch=[{edges: [0.7, 0.2]}]"], "do not rise"),
+        ([test, "overrides.fusion=[gate.fom=mlp]"], "gate.fom"),
+        ([test, "overrides.generate=[stepz=3]"], "stepz"),
     ):
-        assert call("tlpo", "compare", *given, *wrong, "-o", out) == 2
+        assert call("tlpo", "compare", *given, *wrong, "-n") == 2
         assert message in capsys.readouterr().err
+    for own, where in (("test1", "test"), ("validation1", "validation")):
+        trained |= {own}
+        assert call("tlpo", "compare", *given, test, "-o", out) == 2
+        assert f"1 conditions of {where} are also in the dataset: {own}" in capsys.readouterr().err
+        trained -= {own}
+    monkeypatch.undo()
+    assert call("tlpo", "compare", *given, test, "-n") == 2  # an empty directory is no dataset
+    assert "has no clips" in capsys.readouterr().err
     assert not Path(out).exists()
 
 
