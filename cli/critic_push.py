@@ -43,7 +43,7 @@ def push(
     folder = find_critic(critic)
     from ft2.critic.card import critic_maker, model_card, plan_critic_push, read_evaluation
 
-    figures = None if evaluation is None else read_evaluation(evaluation)
+    figures = None if evaluation is None else read_evaluation(evaluation, folder)
 
     def card() -> str:
         return model_card(folder, figures, base_model)

@@ -119,7 +119,7 @@ def _clip_paths(clips: Sequence[Path]) -> list[Path]:
     """Return the clips that are named, those in JSONL files relative to their file.
 
     Raises:
-        UsageError: A named file is missing, or a row names no clip.
+        UsageError: A named file is missing, a row names no clip, or there is no row.
     """
     missing = [str(path) for path in clips if not path.is_file()]
     if missing:
@@ -136,6 +136,8 @@ def _clip_paths(clips: Sequence[Path]) -> list[Path]:
             if not isinstance(name, str):
                 raise UsageError(f"{path}: row {number} has no clip", 'write {"clip": "a.mp4"}')
             paths.append(path.parent / name)
+    if not paths:
+        raise UsageError(f"{clips[0]} names no clip", 'write a line {"clip": "a.mp4"} for each')
     return paths
 
 

@@ -95,7 +95,8 @@ def reward_app(critic: "TalkingCritic", root: Path) -> "FastAPI":
     """Return a server with OpenRLHF's ``POST /get_reward``: ``{"query": [...]}`` to ``rewards``.
 
     A query is the path of a clip below `root`. The reward is P(yes) of ``dimension``, or the mean
-    over all dimensions where none is named; ``scores`` has them all.
+    over all dimensions where none is named; ``details`` has them all. (OpenRLHF reads a key
+    ``scores`` as a tensor.)
     """
     fastapi = load_fastapi()
     app: FastAPI = fastapi.FastAPI(title="Talking-Critic")
@@ -107,7 +108,10 @@ def reward_app(critic: "TalkingCritic", root: Path) -> "FastAPI":
             raise fastapi.HTTPException(422, "query is a list of clip paths")
         if dimension not in (None, *critic.dimensions):
             raise fastapi.HTTPException(422, f"dimension is one of {critic.dimensions}")
-        paths = [(root / q).resolve() for q in query]
+        try:
+            paths = [(root / q).resolve() for q in query]
+        except (ValueError, OSError) as error:
+            raise fastapi.HTTPException(422, f"a query is no path: {error}") from error
         outside = [q for q, p in zip(query, paths, strict=True) if not p.is_relative_to(root)]
         if outside:
             raise fastapi.HTTPException(403, f"{outside[0]} is not below the served folder")
@@ -118,7 +122,7 @@ def reward_app(critic: "TalkingCritic", root: Path) -> "FastAPI":
         used = [dimension] if dimension else critic.dimensions
         return {
             "rewards": [sum(row.p[d] for d in used) / len(used) for row in rows],
-            "scores": [row.p for row in rows],
+            "details": [row.p for row in rows],
         }
 
     return app

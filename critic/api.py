@@ -139,7 +139,7 @@ class TalkingCritic:
                 f"videos is one path: {str(videos)!r}", f"give a list: videos=[{str(videos)!r}]"
             )
         paths = [Path(video) for video in videos]
-        hashes = [clip_hash(path) if path.is_file() else "" for path in paths]
+        hashes = [clip_hash(path) if _is_there(path) else "" for path in paths]
         known = {h: self._cache.get(h, self.dimensions) for h in hashes if h}
         todo = {h: path for path, h in zip(paths, hashes, strict=True) if h and known[h] is None}
         failed: dict[str, str] = {}
@@ -229,6 +229,13 @@ def choice(gap: float, objective: str, width: float | None) -> Comparison:
         torch.tensor(gap, dtype=torch.float64), objective, torch.tensor(width)
     )
     return Comparison(*chances.double().softmax(-1).tolist())
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name too long for any file
+        return False
 
 
 def _sigmoid(x: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ft2.critic.checkpoint import FILES, CriticCard, read_card, read_lora
 from ft2.critic.evaluate_pairs import METRICS
+from ft2.critic.facts import critic_facts
 from ft2.errors import UsageError
 from ft2.files import hash_file, read_json, write_atomic
 from ft2.hub import PlannedFile, PushPlan, check_repo_name
@@ -18,18 +19,44 @@ Evaluation = Mapping[str, Any]
 """What `ft2 critic eval -o` wrote into ``eval.json``."""
 
 
-def read_evaluation(path: Path) -> Evaluation:
-    """Return an ``eval.json``.
+AGAIN = "make it again: ft2 critic eval RATINGS --critic DIR -o DIR"
+
+
+def read_evaluation(path: Path, critic: Path) -> Evaluation:
+    """Return an ``eval.json`` of a critic.
 
     Raises:
-        UsageError: No such file, or not one of `ft2 critic eval`.
+        UsageError: No such file, not a whole one of `ft2 critic eval`, without any figure, or of
+            another critic.
     """
     if not path.is_file():
         raise UsageError(f"there is no evaluation {path}", "make one: ft2 critic eval ... -o DIR")
     found = read_json(path)
     if not isinstance(found, dict) or not ("rows" in found or "dimensions" in found):
         raise UsageError(f"{path} is no eval.json of `ft2 critic eval`", "give DIR/eval.json")
+    try:
+        results, _ = eval_results(found), _figures(found)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise UsageError(f"{path} is no whole eval.json: {reason}", AGAIN) from error
+    if not results:
+        raise UsageError(f"{path} has no figure to show", AGAIN)
+    _check_critic(found.get("critic"), critic, path)
     return found
+
+
+def _check_critic(recorded: object, critic: Path, path: Path) -> None:
+    """Refuse figures that are another critic's, or do not say whose they are."""
+    own = critic_facts(critic)["sha256"]
+    known = recorded.get("sha256") if isinstance(recorded, dict) else None
+    if known is None:
+        raise UsageError(f"{path} does not say which critic its figures are of", AGAIN)
+    if known != own:
+        raise UsageError(
+            f"{path} has the figures of another critic (sha256 {str(known)[:12]}, {critic} has "
+            f"{own[:12]})",
+            AGAIN,
+        )
 
 
 def eval_results(evaluation: Evaluation) -> list[Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ft2.critic.evaluate_pairs import METRICS
+from ft2.critic.names import ONE_VOICE, SWAPPED
 from ft2.critic.pages import Section, Table, estimate, plot, write_page
 from ft2.errors import UsageError
 from ft2.report.charts import number
@@ -55,6 +56,8 @@ def _clip_sections(result: Mapping[str, Any]) -> list[Section]:
         f"{result['identities']} faces of the split {result['split']}."
     )
     chance = "0.5 is chance; no threshold plays a part."
+    if SWAPPED[0] not in rows:
+        counts += f" No row for swapped sound: {ONE_VOICE}."
     left_out = rows.get("sync_measure", {}).get("lip", {}).get("left_out", {})
     for why, count in left_out.items():
         counts += f" The lip-sync measure leaves out {count}: {why}."

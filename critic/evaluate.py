@@ -11,6 +11,8 @@ from ft2.critic.adapter import load_adapter
 from ft2.critic.calibration import apply_map
 from ft2.critic.checkpoint import CriticCard, match_base, read_card, read_lora
 from ft2.critic.data import Split, other_voice, read_ratings
+from ft2.critic.facts import critic_facts
+from ft2.critic.names import ONE_VOICE, SWAPPED
 from ft2.critic.odds import log_odds
 from ft2.critic.score import card_model
 from ft2.critic.sync_row import sync_row
@@ -45,7 +47,7 @@ class Measured:
 
     odds: "dict[str, Tensor]"
     """Per judge log-odds of the clips [clips, N]: ``critic_raw``, ``untrained``,
-    ``silenced``, ``audio_swapped``."""
+    ``silenced``, and, where there are two voices, ``audio_swapped``."""
     rows: Rows
     """The clips and their answers."""
     card: CriticCard
@@ -76,15 +78,16 @@ def measure(
     critic = Critic(thinker, processor, spec)
     tokens = encode_ratings(critic, rated, progress=progress or Silent())
     adapted = load_adapter(thinker, adapter_dir)
-    voices = other_voice(tokens.rows.utterances, torch.Generator().manual_seed(0))
     with adapted.disable_adapter():
         untrained = log_odds(adapted, layout, tokens)
     odds = {
         "critic_raw": log_odds(adapted, layout, tokens),
         "untrained": untrained,
         "silenced": log_odds(adapted, layout, silenced(critic, tokens)),
-        "audio_swapped": log_odds(adapted, layout, tokens, sounds=voices),
     }
+    if len(set(tokens.rows.utterances.tolist())) > 1:
+        voices = other_voice(tokens.rows.utterances, torch.Generator().manual_seed(0))
+        odds["audio_swapped"] = log_odds(adapted, layout, tokens, sounds=voices)
     return Measured(odds, tokens.rows, card)
 
 
@@ -132,12 +135,14 @@ def evaluate(
         lips = sync_row(own, dev, dimensions.index("lip"), progress)
         table["rows"]["sync_measure"] = {"lip": lips}
         table["meaning"]["sync_measure"] = ROWS["sync_measure"]
-    return {"ratings": ratings.name, **table}
+    return {"ratings": ratings.name, "critic": critic_facts(adapter_dir), **table}
 
 
 def _table(odds: "dict[str, Tensor]", card: CriticCard, known: Rows, split: str) -> dict[str, Any]:
     thresholds, maps = card.thresholds, card.maps
-    rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS if row != "sync_measure"}
+    changed = [name for name in ("silenced", "audio_swapped") if name in odds]
+    skipped = {"sync_measure"} if len(changed) > 1 else {"sync_measure", *SWAPPED}
+    rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS if row not in skipped}
     first = known.first_windows()
     labels, groups = known.labels[first].numpy(), known.utterances[first]
     for column, dimension in enumerate(thresholds):
@@ -154,13 +159,13 @@ def _table(odds: "dict[str, Tensor]", card: CriticCard, known: Rows, split: str)
         rows["critic"][dimension]["roc"] = roc(chances, truth)
         for name in ("critic_raw", "untrained"):
             rows[name][dimension] = _row(scores[name], truth, voices, 0.0)
-        for name in ("silenced", "audio_swapped"):
+        for name in changed:
             rows[name][dimension] = _row(scores[name], truth, voices, cut)
         best = rows["critic_raw"][dimension]["majority"]
         rows["majority"][dimension] = {"n": len(truth), "accuracy": best, "auc": None}
         if dimension == "lip":
             wrong = np.zeros(len(truth), dtype=bool)
-            for name in ("silenced", "audio_swapped"):
+            for name in changed:
                 found = accuracy(scores[name] >= cut, wrong, voices).to_dict()
                 row = {"n": len(truth), "accuracy": found, "auc": None}
                 rows[f"{name}_detected"]["lip"] = row
@@ -206,6 +211,8 @@ def table_lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"{name:24}" + "".join(f"{text:>30}" for text in texts))
     counts = [str(result["rows"]["critic"].get(d, {}).get("n", 0)) for d in result["thresholds"]]
     lines.append(f"{'n':24}" + "".join(f"{text:>30}" for text in counts))
+    if SWAPPED[0] not in result["rows"]:
+        lines.append(f"{SWAPPED[0]} is left out: {ONE_VOICE}")
     for reason, count in _left_out(result).items():
         lines.append(f"sync_measure leaves out {count}: {reason}")
     return lines

@@ -21,6 +21,8 @@ from ft2.runs import Progress
 Scored = Mapping[str, Mapping[str, float]]
 """Score per clip and dimension; higher is better."""
 
+SCORE_ROW = 'a row is as {"clip": "a.mp4", "lip": 0.7}, or what `ft2 critic score -o` wrote'
+
 
 def read_scores(path: Path) -> dict[str, dict[str, float]]:
     """Return the scores of a JSONL: rows with ``clip`` and a number per dimension.
@@ -35,17 +37,25 @@ def read_scores(path: Path) -> dict[str, dict[str, float]]:
     for number, row in read_rows(path):
         where = f"{path}: row {number}"
         if not isinstance(row, dict) or not isinstance(row.get("clip"), str):
-            raise UsageError(f"{where}: a score row has a clip and a number per dimension")
+            raise UsageError(
+                f"{where}: a score row has a clip and a number per dimension", SCORE_ROW
+            )
         if row.get("error"):
             continue
-        given = row.get("log_odds") or {
-            k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)
-        }
-        if not given or not all(math.isfinite(v) for v in given.values()):
-            raise UsageError(f"{where}: no finite score in {json.dumps(row)}")
+        given = row.get("log_odds", {k: v for k, v in row.items() if _is_number(v)})
+        if not isinstance(given, dict) or not given or not all(map(_is_finite, given.values())):
+            raise UsageError(f"{where}: no finite score in {json.dumps(row)}", SCORE_ROW)
         if found.setdefault(row["clip"], given) != given:
             raise UsageError(f"{where}: {row['clip']} has two different scores")
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
 
 
 def evaluate_pairs(

@@ -21,7 +21,7 @@ def record_command(path: Path, argv: list[str]) -> None:
         "directory": str(Path.cwd()),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: v for name in ("ft2", *_PACKAGES) if (v := _version(name))},
+        "packages": packages(),
         "git": _git_commit(),
         "device": _device(),
         "world_size": int(os.environ.get("WORLD_SIZE", "1") or 1),
@@ -32,6 +32,11 @@ def record_command(path: Path, argv: list[str]) -> None:
     else:
         record = {"schema": SCHEMA_VERSION, **now}
     write_json(path, record)
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of ft2 and of the packages that its figures depend on."""
+    return {name: v for name in ("ft2", *_PACKAGES) if (v := _version(name))}
 
 
 def _version(package: str) -> str | None:

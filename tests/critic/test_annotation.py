@@ -243,6 +243,14 @@ def test_rewards_as_openrlhf_asks_for_them(adapter, ratings, tmp_path):
     assert post(address, {"query": "28.mp4"})[0] == 422
     assert post(address, {"query": ["28.mp4"], "dimension": "taste"})[0] == 422
     assert post(address, {"query": ["../x.mp4"]})[0] == 403
+    assert set(found) == {"rewards", "details"}  # OpenRLHF takes a key "scores" for a tensor
+    assert found["details"][1] == pytest.approx(want[1].p, abs=1e-5)
+    code, reply = post(address, {"query": ["a\0b"]})
+    assert code == 422
+    assert "a query is no path" in reply["detail"]
+    code, reply = post(address, {"query": ["x" * 5000]})
+    assert code == 422
+    assert "no such file" in next(iter(reply["detail"].values()))
     code, reply = post(address, {"query": ["28.mp4", "bad.mp4"]})
     assert code == 422
     assert "decode" in reply["detail"]["bad.mp4"]

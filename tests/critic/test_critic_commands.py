@@ -83,6 +83,22 @@ def test_score_and_eval_after_training(capsys, config, ratings, tmp_path):
     assert "--resume" in err
 
 
+def test_one_utterance_leaves_out_the_swapped_rows_alone(capsys, adapter, ratings, tmp_path):
+    rows = [json.loads(line) for line in ratings.read_text().splitlines()]
+    rows = [r for r in rows if r["split"] == "test" and r["audio_id"] == "test-voice1"]
+    path = ratings.with_name("one-voice.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call = ["eval", path, "--critic", adapter, "--no-sync", "-o", tmp_path / "e"]
+    code, out, err = run(capsys, *call)
+    path.unlink()
+    assert code == 0, err
+    assert "\naudio_swapped is left out: all clips have one utterance" in out
+    found = json.loads((tmp_path / "e" / "eval.json").read_text())
+    assert "silenced" in found["rows"]
+    assert not {"audio_swapped", "audio_swapped_detected"} & {*found["rows"], *found["meaning"]}
+    assert "No row for swapped sound" in (tmp_path / "e" / "eval.html").read_text()
+
+
 def test_videos_that_a_critic_could_not_judge_are_refused_before_they_are_made():
     critic = Path(__file__).parents[2] / "notebooks" / "critic"
     judge = find_judge(critic, GenerateConfig(num_seeds=2))

@@ -13,7 +13,7 @@ from ft2.critic.card import critic_maker, model_card, plan_critic_push, read_eva
 from ft2.critic.evaluate import evaluate
 from ft2.errors import UsageError
 from ft2.hub import push
-from ft2.runs import write_json
+from ft2.runs import hash_file, write_json
 
 
 class Hub:
@@ -56,7 +56,8 @@ def critic(adapter, tmp_path):
 def test_card_has_facts_and_results(adapter, critic, ratings, tmp_path):
     result = evaluate(ratings, adapter)
     write_json(tmp_path / "eval.json", result)
-    text = model_card(critic, read_evaluation(tmp_path / "eval.json"), "Qwen/Qwen2.5-Omni-7B")
+    figures = read_evaluation(tmp_path / "eval.json", critic)
+    text = model_card(critic, figures, "Qwen/Qwen2.5-Omni-7B")
     data = ModelCard(text).data
     assert data.library_name == "peft"
     assert data.pipeline_tag == "video-classification"
@@ -72,9 +73,37 @@ def test_card_has_facts_and_results(adapter, critic, ratings, tmp_path):
     assert "Trained on 24 ratings in 6 steps" in text
     assert "None were given" in model_card(critic, None, None)
     with pytest.raises(UsageError, match="no evaluation"):
-        read_evaluation(tmp_path / "absent.json")
+        read_evaluation(tmp_path / "absent.json", critic)
     with pytest.raises(UsageError, match=r"no eval\.json"):
-        read_evaluation(critic / "critic.json")
+        read_evaluation(critic / "critic.json", critic)
+    facts = result["critic"]
+    assert facts["adapter_sha256"] == hash_file(critic / "adapter_model.safetensors")
+    assert facts["packages"]["torch"]
+    assert facts["preprocessing"]["clip"]["num_frames"] == 9
+    refuse_what_is_not_whole(tmp_path / "eval.json", critic)
+    card = json.loads((critic / "critic.json").read_text())
+    card["thresholds"]["lip"] += 1
+    write_json(critic / "critic.json", card)
+    with pytest.raises(UsageError, match="figures of another critic"):
+        read_evaluation(tmp_path / "eval.json", critic)
+
+
+def refuse_what_is_not_whole(path, critic):
+    whole = json.loads(path.read_text())
+    unknown = {key: value for key, value in whole.items() if key != "critic"}
+    silent = json.loads(path.read_text())
+    silent["rows"]["critic"]["lip"]["accuracy"] = None
+    for found, message in (
+        ({"rows": {}}, "no whole eval.json: KeyError 'thresholds'"),
+        ({"dimensions": {"lip": {"n": 3}}}, "no whole eval.json: KeyError 'strict'"),
+        (silent, "no whole eval.json: TypeError"),
+        ({"dimensions": {}}, "has no figure"),
+        (unknown, "does not say which critic"),
+    ):
+        write_json(path, found)
+        with pytest.raises(UsageError, match=message):
+            read_evaluation(path, critic)
+    write_json(path, whole)
 
 
 def test_upload_is_private_and_names_no_folder(critic):

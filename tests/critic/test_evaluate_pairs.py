@@ -64,6 +64,11 @@ def test_scores_of_another_judge_are_read_strictly(tmp_path):
         ([{"clip": "a", "overall": float("nan")}], "no finite score"),
         ([{"clip": "a", "overall": 1}, {"clip": "a", "overall": 2}], "two different"),
         ([{"overall": 1}], "row 1: a score row"),
+        ([{"clip": "a", "log_odds": {"lip": "x"}}], 'no finite score in {"clip": "a"'),
+        ([{"clip": "a", "log_odds": {"lip": None}}], "no finite score"),
+        ([{"clip": "a", "log_odds": {"lip": True}}], "no finite score"),
+        ([{"clip": "a", "log_odds": [1]}], "no finite score"),
+        ([{"clip": "a", "log_odds": {}, "lip": 1}], "no finite score"),
     ):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         with pytest.raises(UsageError, match=message):

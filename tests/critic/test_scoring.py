@@ -188,6 +188,13 @@ def test_commands_take_jsonl_and_say_what_failed(adapter, clips, broken, tmp_pat
     assert "1 of 4 clips cannot be judged" in err
     listed.write_text('{"name": 1}\n')
     assert run(capsys, "score", listed, "--critic", adapter)[0] == 2
+    listed.write_text("")
+    for more in ((), ("--json",)):
+        args = ["score", listed, "--critic", adapter, "-o", tmp_path / "none.jsonl", *more]
+        code, out, err = run(capsys, *args)
+        assert (code, out) == (2, "")
+        assert "names no clip" in err
+        assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_no_critic_and_hub_names(tmp_path):
