@@ -17,6 +17,7 @@ TITLES = {
     "generate": "Generating",
     "nsq": "Building preference data",
     "tlpo": "Training experts and the gate",
+    "tlpo_linear": "Experts on one frozen linear, against PEFT",
     "tlpo_compare": "Methods against each other",
     "gate_study": "When a gate pays",
     "label_study": "Are the critic's pairs right?",
