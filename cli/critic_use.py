@@ -179,7 +179,7 @@ def _cells(found: "ClipScore", dimensions: Sequence[str]) -> str:
 
 def doctor(
     clips: Annotated[
-        list[Path], typer.Argument(metavar="CLIP...", help="Three or more clips that talk.")
+        list[Path], typer.Argument(metavar="CLIP...", help="Three or more clips, different speech.")
     ],
     critic: Critic = None,
     device: Device = "cpu",
