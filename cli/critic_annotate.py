@@ -25,7 +25,7 @@ def annotate(
         typer.Argument(
             metavar="CLIP... [KEY=VALUE]...",
             help="Videos, or JSONL with `clip`, `other`, `gold`; raters_per_item=3, "
-            "questions={...}.",
+            "questions={...}, release_minutes=30.",
             show_default=False,
         ),
     ],
@@ -43,7 +43,10 @@ def annotate(
     if not clips:
         raise UsageError("no clip is named", "give videos, or JSONL with a `clip` a row")
     items = _items(clips, tuple(config.questions))
-    kept = AnswerStore(store, tuple(config.questions), config.raters_per_item)
+    kept = AnswerStore(
+        store, tuple(config.questions), config.raters_per_item,
+        release_minutes=config.release_minutes,
+    )  # fmt: skip
     kept.add(items)
     raters = f"{config.raters_per_item} rater(s) each"
     serve_questions(
@@ -71,13 +74,24 @@ def _items(clips: Sequence[Path], dimensions: tuple[str, ...]) -> "list[Item]":
                 found.append(_item(row, path.parent, dimensions))
             except ValueError as error:
                 raise UsageError(f"{path}: row {number}: {error}") from error
-    for item in found:
-        for name in (item.clip, item.other):
-            if name is not None and not Path(name).is_file():
-                raise UsageError(f"no such clip: {name}", "give paths of video files")
-            if name is not None and not str(guess_type(name)[0]).startswith("video/"):
-                raise UsageError(f"not a video by its name: {name}", "give mp4 or webm files")
+    if not found:
+        raise UsageError(f"there are no clips in {clips[0]}", 'write {"clip": "a.mp4"} a line')
+    for name in dict.fromkeys(name for item in found for name in (item.clip, item.other) if name):
+        _refuse_unplayable(name)
     return found
+
+
+def _refuse_unplayable(name: str) -> None:
+    """Refuse what no browser would play."""
+    from ft2.critic.probe import why_not
+
+    if not Path(name).is_file():
+        raise UsageError(f"no such clip: {name}", "give paths of video files")
+    if not str(guess_type(name)[0]).startswith("video/"):
+        raise UsageError(f"not a video by its name: {name}", "give mp4 or webm files")
+    reason = why_not(Path(name), silent=True)
+    if reason:
+        raise UsageError(reason, "take it out: raters could not see it")
 
 
 def _item(row: Any, root: Path, dimensions: tuple[str, ...]) -> "Item":
@@ -91,15 +105,19 @@ def _item(row: Any, root: Path, dimensions: tuple[str, ...]) -> "Item":
     if unknown:
         raise ValueError(f"unknown keys: {', '.join(unknown)}")
     gold, other = row.get("gold") or {}, row.get("other")
+    if other is not None and (not isinstance(other, str) or other == row["clip"]):
+        raise ValueError(f"other is the path of a second clip, got {other!r}")
     words = CLIP_ANSWERS if other is None else PAIR_ANSWERS
     if not isinstance(gold, dict) or not set(gold) <= set(dimensions):
         raise ValueError(f"gold is an answer per dimension, got {gold!r}")
-    if not set(gold.values()) <= set(words):
+    if not all(word in words for word in gold.values()):
         raise ValueError(f"a gold answer is none of {', '.join(words)}: {gold}")
     paths = [
         None if name is None else str((root / name).resolve()) for name in (row["clip"], other)
     ]
-    return Item(str(paths[0]), paths[1], gold, {k: str(row[k]) for k in facts if k in row})
+    return Item(
+        str(paths[0]), paths[1], gold, {k: str(row[k]) for k in facts if row.get(k) is not None}
+    )
 
 
 def raters(

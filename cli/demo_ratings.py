@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ft2.cli.demo_world import OWN_FILES, RATINGS
+from ft2.files import read_lines
 from ft2.media import read_video
 from ft2.nsq.protocols import Generator
 from ft2.pairs import DIMENSIONS, Condition, Generated, read_conditions
@@ -107,7 +108,7 @@ def rate_own_clips(
     ``ratings.jsonl`` has the rendered clips of all splits and the generated ones of train and
     dev; ``own-test.jsonl`` the generated ones of test, to measure the critic on those alone.
     """
-    rows = [json.loads(line) for line in (world / RATINGS).read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in read_lines(world / RATINGS)]
     rows = [row | {"video": f"../{world.name}/{row['video']}"} for row in rows]
     counts = {}
     for split, name in OWN_FILES.items():
@@ -120,7 +121,7 @@ def rate_own_clips(
                 clips.append(made)
                 progress.update("clips to rate", len(clips), total, split)
             rate_clips(clips, conditions, rated, clip, split, progress)
-        found = [json.loads(line) for line in rated.read_text("utf-8").splitlines()]
+        found = [json.loads(line) for line in read_lines(rated)]
         counts[rated.name] = len(found)
         rows += found if split != "test" else []
     write_atomic(output / RATINGS, "".join(json.dumps(row) + "\n" for row in rows))

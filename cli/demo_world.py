@@ -12,6 +12,7 @@ from typing import Any
 
 from ft2.cli.demo_config import WorldConfig
 from ft2.config import ClipFormat
+from ft2.files import read_lines
 from ft2.runs import Progress, atomic_dir, write_atomic
 
 JOB_CLIPS = 60
@@ -140,7 +141,7 @@ def merge_lines(path: Path, name: str, jobs: Sequence[Job]) -> int:
     lines = []
     for job in jobs:
         folder = Path(job.folder)
-        for line in (folder / name).read_text("utf-8").splitlines():
+        for line in read_lines(folder / name):
             row = json.loads(line)
             paths = {
                 k: f"{folder.name}/{row[k]}" for k in ("video", "portrait", "audio") if k in row

@@ -56,7 +56,7 @@ def open_store(place: Path, made: Mapping[str, Any]) -> AnswerStore:
     config = StudyConfig.model_validate(made["config"])
     store = AnswerStore(
         place / ANSWERS, tuple(config.questions), config.raters_per_clip,
-        clip_words=figures.SCALE, at_least=True,
+        clip_words=figures.SCALE, release_minutes=0,
     )  # fmt: skip
     store.add(Item(*paths) for paths in made["items"])
     return store

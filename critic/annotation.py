@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class AnswerStore:
         dimensions: Sequence[str] = (),
         raters_per_item: int = 1,
         clip_words: Sequence[str] = CLIP_ANSWERS,
-        at_least: bool = False,
+        release_minutes: float = 30,
     ) -> None:
         """Open or make the file; `raters_per_item` people see each item, gold ones all people.
 
@@ -83,12 +83,13 @@ class AnswerStore:
             dimensions: What is asked about each item.
             raters_per_item: How many people see an item.
             clip_words: Answers about one clip; about a pair they are A, B and tie.
-            at_least: Count only people who finished an item, so that it may get more raters than
-                wanted and never fewer because somebody left.
+            release_minutes: How long an item that somebody opened waits for his answers before
+                it goes to others as well: it may get more raters than wanted, and never fewer
+                because somebody left.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.dimensions, self.raters_per_item = tuple(dimensions), raters_per_item
-        self.clip_words, self.at_least = tuple(clip_words), at_least
+        self.clip_words, self.release = tuple(clip_words), timedelta(minutes=release_minutes)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
@@ -241,19 +242,20 @@ class AnswerStore:
         return next((item for item in given if item not in done), None)
 
     def _candidates(self, rater: str) -> list[tuple[int, int, bool]]:
-        """Return (item, raters so far, gold) of the items that the rater was not given."""
+        """Return (item, raters so far, gold) of the items that the rater was not given.
+
+        A rater counts who answered all about an item, or who has had it for a short time only.
+        """
         query = (
-            "select id, (select count(*) from assignments where item = id), gold from items "
+            "select id, (select count(*) from assignments a where a.item = items.id and ("
+            "  (select count(*) from answers s where s.item = a.item and s.rater = a.rater) >= ?"
+            "  or max(a.time, coalesce((select max(s.time) from answers s"
+            "     where s.item = a.item and s.rater = a.rater), '')) > ?)), gold from items "
             "where id not in (select item from assignments where rater = ?)"
         )
-        rows = [(i, n, gold != "{}") for i, n, gold in self._db.execute(query, (rater,))]
-        if self.at_least:
-            rows = [(i, self._num_finished(i), gold) for i, _, gold in rows]
+        facts = (len(self.dimensions), _text(datetime.now(UTC) - self.release), rater)
+        rows = [(i, n, gold != "{}") for i, n, gold in self._db.execute(query, facts)]
         return [row for row in rows if row[2] or row[1] < self.raters_per_item]
-
-    def _num_finished(self, item: int) -> int:
-        query = "select 1 from answers where item = ? group by rater having count(*) >= ?"
-        return len(self._db.execute(query, (item, len(self.dimensions))).fetchall())
 
     def _next_item(self, rater: str) -> int | None:
         rows = self._candidates(rater)
@@ -269,4 +271,8 @@ def _hash(text: str) -> int:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return _text(datetime.now(UTC))
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat(timespec="microseconds")

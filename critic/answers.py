@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +75,7 @@ class Answer:
         if self.answer not in words:
             raise ValueError(f"answer {self.answer!r} is not one of {', '.join(words)}")
         _check_number("share", self.share, 0.0, 1.0)
-        _check_number("margin", self.margin, float("-inf"), float("inf"))
+        _check_number("margin", self.margin)
         _check_time(self.time)
 
     @property
@@ -91,11 +92,15 @@ _TEXTS: dict[str, Any] = {f.name: f.type for f in fields(Answer) if f.type in (s
 FIELDS: Final = tuple(f.name for f in fields(Answer))
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
+def _check_number(name: str, value: object, low: float = -inf, high: float = inf) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+    where = "" if high == inf else f" in [{low:g}, {high:g}]"
+    if isinstance(value, str):
+        raise ValueError(f"{name} must be a number{where}, got the text {value!r}: no quotes")
+    good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if not good or not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a number{where}, got {value!r}")
 
 
 def _check_time(value: object) -> None:

@@ -1,11 +1,13 @@
 """What trains a critic: ratings, questions, adapter, optimiser."""
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from ft2.config import Config, DeviceName, EngineConfig
 from ft2.critic.names import PAIR_OBJECTIVES, Negative, Objective
+from ft2.critic.rows import FACTS
 from ft2.qwen.spec import QwenSpec
 
 QUESTIONS = {
@@ -16,6 +18,20 @@ QUESTIONS = {
 """The questions of FantasyTalking2's annotation, answered Yes or No."""
 
 MAX_DIMENSIONS = 8
+
+
+def check_questions(questions: Mapping[str, str]) -> None:
+    """Refuse no question, too many, or names that ratings cannot have as keys.
+
+    Raises:
+        ValueError: With the questions.
+    """
+    if not 1 <= len(questions) <= MAX_DIMENSIONS:
+        raise ValueError(f"there must be 1 to {MAX_DIMENSIONS} questions, got {dict(questions)}")
+    if any(not name.isidentifier() or not asked for name, asked in questions.items()):
+        raise ValueError(f"a dimension is a name with its question, got {dict(questions)}")
+    if taken := sorted(FACTS & set(questions)):
+        raise ValueError(f"a dimension cannot be called '{taken[0]}': ratings have that key")
 
 
 class SplitConfig(Config):
@@ -41,6 +57,14 @@ class AnnotationConfig(Config):
     """What raters are asked, by dimension."""
     raters_per_item: int = Field(1, ge=1)
     """How many people see each clip; those with a gold answer go to all."""
+    release_minutes: float = Field(30, ge=0, le=1e6)
+    """After so long without an answer a clip that somebody opened goes to others as well; he may
+    still answer it, so that a clip gets more raters than wanted rather than fewer."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_questions(self.questions)
+        return self
 
 
 class LoraSpec(Config):
@@ -114,10 +138,7 @@ class CriticConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not 1 <= len(self.questions) <= MAX_DIMENSIONS:
-            raise ValueError(f"there must be 1 to {MAX_DIMENSIONS} questions, got {self.questions}")
-        if any(not name.isidentifier() or not asked for name, asked in self.questions.items()):
-            raise ValueError(f"a dimension is a name with its question, got {self.questions}")
+        check_questions(self.questions)
         if self.objective == "regression" and (self.swap or self.negatives):
             raise ValueError(
                 f"objective regression needs swap=0 and no negatives, got swap={self.swap}, "

@@ -12,6 +12,7 @@ from typing import Any
 
 from ft2.critic.answers import Answer, Imported, Reject, parse_answer
 from ft2.errors import UsageError
+from ft2.files import read_lines
 
 Row = Mapping[str, Any]
 Parser = Callable[[Row], Iterator[Answer | str]]
@@ -183,6 +184,7 @@ def import_file(name: str, path: Path) -> Imported:
         try:
             if not isinstance(row, Mapping):
                 raise ValueError(f"a row is an object, got {row!r}")
+            row = _cells(row) if path.suffix.lower() == ".csv" else row
             for found in list(FORMATS[name](row)):
                 if isinstance(found, Answer):
                     answers.append(found)
@@ -238,9 +240,15 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     kind = path.suffix.lower()
     if path.is_dir():
-        from datasets import load_from_disk
+        from datasets import DatasetDict, load_from_disk
 
-        yield from enumerate(load_from_disk(str(path)), 1)
+        found = load_from_disk(str(path))
+        if isinstance(found, DatasetDict):
+            raise UsageError(
+                f"{path} holds several splits: {', '.join(found)}",
+                f"give one of them: {path / next(iter(found), 'train')}",
+            )
+        yield from enumerate(found, 1)
     elif kind == ".csv":
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from enumerate(csv.DictReader(file, strict=True), 1)
@@ -254,9 +262,32 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
             raise ValueError("a JSON file must hold a list of rows")
         yield from enumerate(rows, 1)
     else:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_lines(path), 1):
             if line.strip():
                 yield number, _json_or_text(line)
+
+
+def _cells(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what a row of a CSV says: no empty cells, and the numbers of our own columns.
+
+    Raises:
+        ValueError: It has more or fewer cells than the header.
+    """
+    if None in row:
+        raise ValueError(f"more cells than the header names, the first is {row[None][0]!r}")
+    short = [name for name, value in row.items() if value is None]
+    if short:
+        raise ValueError(f"fewer cells than the header names: none for {', '.join(short)}")
+    found = {name: value for name, value in row.items() if value != ""}
+    return found | {name: _number(found[name]) for name in ("share", "margin") if name in found}
+
+
+def _number(text: str) -> float | str:
+    """Return a cell as a number; what is none stays, to be refused by its own name."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _json_or_text(line: str) -> Any:

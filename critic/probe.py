@@ -7,13 +7,18 @@ from ft2.errors import UsageError
 from ft2.media.files import opened
 
 
-def why_not(path: Path) -> str | None:
-    """Return why a file cannot be judged, as far as its header tells; None if it may be."""
+def why_not(path: Path, *, silent: bool = False) -> str | None:
+    """Return why a file cannot be judged, as far as its header tells; None if it may be.
+
+    Args:
+        path: The file.
+        silent: Whether it may be without sound.
+    """
     try:
         with opened(path) as container:
             if not container.streams.video:
                 return f"no picture in {path}"
-            if not container.streams.audio:
+            if not silent and not container.streams.audio:
                 return f"{path} has no sound: the critic judges lips against the voice"
     except UsageError as error:
         return error.message

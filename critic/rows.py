@@ -1,6 +1,7 @@
 """Rows of a ``ratings.jsonl``: their keys, and the checks that clips and pairs share."""
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def numbers_of(
     given = row.get(name, {})
     numbers = given.values() if isinstance(given, dict) else [given]
     if not isinstance(given, dict) or not all(
-        is_number(v) and bounds[0] <= v <= bounds[1] for v in numbers
+        is_number(v) and math.isfinite(v) and bounds[0] <= v <= bounds[1] for v in numbers
     ):
         quoted = any(isinstance(v, str) for v in numbers)
         raise UsageError(

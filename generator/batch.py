@@ -11,6 +11,7 @@ from typing import Any
 
 from ft2.config import flatten
 from ft2.errors import Ft2Error, Interrupted, UsageError
+from ft2.files import read_lines
 from ft2.generator.best import Judge
 from ft2.generator.checks import Inputs, check_inputs
 from ft2.generator.record import Job, Record
@@ -52,11 +53,7 @@ def read_rows(path: Path) -> list[Row]:
         raise UsageError(f"there is no list '{path}'", "give a file with one JSON object a line")
     rows: list[Row] = []
     problems: list[str] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"'{path}' is not UTF-8 text ({error.reason})") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             try:
                 rows.append(_read_row(line, number, path.parent))

@@ -18,7 +18,7 @@ import torch
 from ft2 import media
 from ft2.config import ClipFormat
 from ft2.errors import MissingExtra, UsageError
-from ft2.files import finite
+from ft2.files import finite, read_lines
 from ft2.generator.config import VideosConfig
 from ft2.generator.strength import Joints, joint_finder
 from ft2.generator.videos import Clip, clips_of
@@ -62,7 +62,7 @@ def read_sources(path: Path) -> list[Source]:
 
 def _read_list(path: Path) -> list[Source]:
     sources, problems = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:

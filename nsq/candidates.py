@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft2.errors import RunError, UsageError
+from ft2.files import read_lines
 from ft2.nsq.protocols import Generator
 from ft2.pairs import Condition
 from ft2.runs import Interrupts
@@ -45,7 +46,7 @@ def read_folder(manifest: Path, conditions: Mapping[str, Condition]) -> Folder:
     found: dict[str, list[Candidate]] = {}
     problems = []
     seen: set[tuple[str, str, int]] = set()
-    for number, line in enumerate(manifest.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(manifest), start=1):
         if not line.strip():
             continue
         try:
@@ -164,7 +165,7 @@ def _calls(
 def _read_journal(journal: Path, output: Path) -> dict[tuple[int, str, int], str]:
     """Return the finished clips of an interrupted chunk; a line that a kill cut is skipped."""
     made = {}
-    lines = journal.read_text("utf-8").splitlines() if journal.exists() else []
+    lines = read_lines(journal) if journal.exists() else []
     for line in lines:
         try:
             number, condition, seed, video = json.loads(line)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ft2.config import Config
 from ft2.errors import UsageError
+from ft2.files import read_lines
 from ft2.nsq.splits import check_splits
 from ft2.pairs import Condition
 
@@ -160,7 +161,7 @@ def _read_items(path: Path, name: str, file: str) -> list[Item]:
     if not path.is_file():
         raise UsageError(f"no list {path}", f"write one object a line: {name}, {file}, split")
     items, problems = [], []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:

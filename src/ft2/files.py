@@ -67,13 +67,16 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file.
+    """Return the lines of a UTF-8 text file; a line ends with a newline and nothing else.
+
+    `str.splitlines` also cuts at U+2028 and the like, which JSON may hold within a text.
 
     Raises:
         UsageError: It is not text.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return lines if lines[-1] else lines[:-1]
     except UnicodeDecodeError as error:
         raise UsageError(
             f"'{path}' is not a text file: byte {error.start} is not UTF-8",

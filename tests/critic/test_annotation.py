@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime, timedelta
 
 import krippendorff
 import numpy as np
@@ -22,6 +24,7 @@ from ft2.critic.annotation import AnswerStore, Item
 from ft2.critic.answers import Answer
 from ft2.critic.importers import read_answers
 from ft2.errors import UsageError
+from ft2.media import write_video
 
 DIMENSIONS = ("motion", "lip", "quality")
 
@@ -50,6 +53,27 @@ def test_every_item_reaches_as_many_raters_as_wanted(tmp_path):
     assert report["ann"]["gold_right"] == 0.0
     assert report["ann"]["answers"] == 3 * len(seen["ann"])
     assert all(answer.clip != "gold.mp4" for answer in store.answers())
+
+
+def test_a_rater_who_leaves_takes_nothing_away(tmp_path):
+    path = tmp_path / "a.sqlite"
+    store = AnswerStore(path, DIMENSIONS, release_minutes=30)
+    store.add([Item("a.mp4")])
+    left = store.task("ann")
+    assert store.task("bob") is None
+    hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="microseconds")
+    with sqlite3.connect(path) as db:
+        db.execute("update assignments set time = ?", (hour_ago,))
+    store.answer("ann", left.item, "lip", "no")
+    assert store.task("bob") is None  # ann is at it
+    with sqlite3.connect(path) as db:
+        db.execute("update answers set time = ?", (hour_ago,))
+    assert store.task("bob").total == 1
+    assert store.task("cy") is None
+    assert rate(store, "bob").sides == ("a.mp4",)
+    assert store.task("cy") is None
+    assert rate(store, "ann").answered == {"lip": "no"}  # back again, she may finish
+    assert len(store.answers()) == 6
 
 
 def test_reload_undo_and_a_second_start(tmp_path):
@@ -219,6 +243,34 @@ def test_a_rater_rates_reloads_and_goes_on_after_a_kill(served, ratings, tmp_pat
     assert set(first) <= {"yes", "no", "unsure", "A", "B", "tie"}
 
 
+@pytest.mark.slow
+def test_space_plays_and_stops_a_pair_in_step(served, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (2, 75, 64, 64, 3)).astype(np.uint8)
+    for name, picture in zip("ab", frames, strict=True):
+        write_video(tmp_path / f"{name}.mp4", picture, 25, np.zeros(48000, np.float32))
+    (tmp_path / "clips.jsonl").write_text('{"clip": "a.mp4", "other": "b.mp4"}\n')
+    _, address = served("annotate", "clips.jsonl")
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.send("Page.navigate", url=address)
+        browser.wait("document.readyState === 'complete' && !!document.getElementById('name')")
+        browser.value("$('name').value = 'ann'; $('login').requestSubmit(); 1")
+        browser.wait("!!task && videos().length === 2 && videos().every(v => v.readyState >= 3)")
+        assert browser.value("videos().every(v => v.paused && v.currentTime === 0)")
+        browser.key(" ")
+        browser.wait("videos().every(v => !v.paused && v.currentTime > 0.1)")
+        assert browser.value("videos().map(v => v.muted).join()") == "false,true"
+        browser.value("videos()[1].currentTime = (videos()[0].currentTime + 1.5) % 3; 1")
+        browser.wait("Math.abs(videos()[0].currentTime - videos()[1].currentTime) < 0.1")
+        browser.key(" ")
+        browser.wait("videos().every(v => v.paused)")
+        before = browser.value("videos().map(v => v.currentTime).join()")
+        time.sleep(0.3)
+        assert browser.value("videos().map(v => v.currentTime).join()") == before
+    finally:
+        browser.close()
+
+
 def test_rewards_as_openrlhf_asks_for_them(adapter, ratings, tmp_path):
     from ft2.critic import TalkingCritic
     from ft2.critic.annotation_app import reward_app
@@ -265,13 +317,30 @@ def test_rewards_as_openrlhf_asks_for_them(adapter, ratings, tmp_path):
         ({"clip": "a.mp4", "gold": {"taste": "no"}}, "gold is an answer"),
         ({"clip": "absent.mp4"}, "no such clip"),
         ({"clip": "clips.jsonl"}, "not a video"),
+        ({"clip": "a.mp4", "gold": {"lip": ["no"]}}, "none of yes"),
+        ({"clip": "a.mp4", "other": 5}, "other is the path"),
+        ({"clip": "a.mp4", "other": "a.mp4"}, "other is the path"),
+        ({"clip": "text.mp4"}, "cannot decode"),
+        (None, "no clips"),
     ],
 )
 def test_clips_to_rate_are_checked_before_anything_starts(tmp_path, capsys, row, message):
     path = tmp_path / "clips.jsonl"
-    path.write_text(json.dumps(row) + "\n")
+    path.write_text(json.dumps(row) + "\n" if row else "")
+    (tmp_path / "text.mp4").write_text("not a video")
     with pytest.raises(SystemExit) as stop:
         main(["critic", "annotate", str(path), "--store", str(tmp_path / "a.sqlite")])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a.sqlite").exists()
+
+
+@pytest.mark.parametrize("questions", ["{}", "{split: 'Is it?'}", "{lip: ''}"])
+def test_pages_without_questions_are_refused(tmp_path, capsys, ratings, questions):
+    store = tmp_path / "a.sqlite"
+    clip = str(ratings.parent / "0.mp4")
+    with pytest.raises(SystemExit) as stop:
+        main(["critic", "annotate", clip, "--store", str(store), f"questions={questions}"])
+    assert stop.value.code == 2
+    assert "question" in capsys.readouterr().err
+    assert not store.exists()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import Counter
 
 import pytest
@@ -108,6 +109,8 @@ def test_other_formats(tmp_path, name, row, want):
         ("ft2", {"video": "a.mp4", "lip": True}, "ft2 critic train takes it"),
         ("ft2", {"clip": "a", "dimension": "lip", "answer": "no", "time": "noon"}, "ISO 8601"),
         ("ft2", {"clip": "a", "dimension": "lip", "answer": "no", "share": 1.5}, "share must"),
+        ("ft2", {"clip": "a", "dimension": "lip", "answer": "no", "margin": "3"}, "no quotes"),
+        ("trl", {"chosen": "a", "rejected": "b", "margin": math.inf}, "must be a number, got inf"),
         ("ft2", {"clip": 7, "dimension": "lip", "answer": "no"}, "clip must be a text"),
         ("ft2", {"dimension": "lip", "answer": "no"}, "keys: clip"),
     ],
@@ -133,6 +136,56 @@ def test_own_format_survives_every_container(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"clip": "a"\n')
     with pytest.raises(UsageError, match="row 1: a row is an object"):
         read_answers(tmp_path / "a.jsonl")
+
+
+def test_line_separators_in_a_prompt_survive(tmp_path):
+    prompt = "one\u2028two\u2029three\x85four"
+    row = {"clip": "a.mp4", "dimension": "lip", "answer": "no", "prompt": prompt}
+    (tmp_path / "esc.jsonl").write_text(json.dumps(row) + "\n")
+    assert run("import", "ft2", tmp_path / "esc.jsonl", "-o", tmp_path / "back.jsonl") == 0
+    assert "\u2028" in (tmp_path / "back.jsonl").read_text()
+    assert read_answers(tmp_path / "back.jsonl") == [Answer("a.mp4", "lip", "no", prompt=prompt)]
+    from ft2.generator.batch import read_rows
+
+    listed = {"portrait": "a.png", "audio": "a.wav", "prompt": prompt}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(listed, ensure_ascii=False) + "\n")
+    assert json.loads(read_rows(path)[0].overrides[0].partition("=")[2]) == prompt
+
+
+def test_csv_rows_have_as_many_cells_as_the_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "clip,other,dimension,answer,share,identity_id\n"
+        "a.mp4,,lip,no,,ann\n"
+        "a.mp4,b.mp4,lip,A,0.75,ann\n"
+        "a.mp4,,lip,no,,ann,surplus\n"
+        "a.mp4,,lip,no\n"
+        "a.mp4,b.mp4,lip,A,most,ann\n"
+    )
+    found = import_file("ft2", path)
+    assert [(a.other, a.share, a.identity_id) for a in found.answers] == [
+        (None, None, "ann"), ("b.mp4", 0.75, "ann")
+    ]  # fmt: skip
+    assert [r.row for r in found.rejects] == [3, 4, 5]
+    reasons = " ".join(r.reason for r in found.rejects)
+    for part in ("more cells", "'surplus'", "none for share, identity_id", "the text 'most'"):
+        assert part in reasons
+    wide = "path_A,path_B,VQ\na.mp4,b.mp4,A\na.mp4,c.mp4,A,B\n"
+    (tmp_path / "v.csv").write_text(wide)
+    found = import_file("videoalign", tmp_path / "v.csv")
+    assert (len(found.answers), [r.row for r in found.rejects]) == (1, [2])
+
+
+def test_a_dataset_of_several_splits_is_asked_for_one(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    rows = Dataset.from_list([{"clip": "a.mp4", "dimension": "lip", "answer": "no"}])
+    DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "hf")
+    with pytest.raises(UsageError, match=r"train, test \(give one of them: .*hf/train") as caught:
+        read_answers(tmp_path / "hf")
+    assert read_answers(tmp_path / "hf" / "test")
+    assert caught.value.exit_code == 2
 
 
 def test_raters_who_repeat_or_contradict_themselves():

@@ -78,7 +78,8 @@ def test_clips_and_pairs_go_to_two_files_with_the_same_splits(ratings, tmp_path,
         answers.append(Answer(clip, "lip", "yes" if row["lip"] else "no", **facts))
         other = f"{number + 12}.mp4"
         if number < 12:
-            answers.append(Answer(clip, "quality", "A", other=other, **facts))
+            for dimension in ("quality", "lip"):
+                answers.append(Answer(clip, dimension, "A", other=other, **facts))
     write_answers(tmp_path / "answers.jsonl", answers)
     out = tmp_path / "r.jsonl"
     args = ["split", tmp_path / "answers.jsonl", "--media", ratings.parent, "-o", out]
@@ -88,6 +89,7 @@ def test_clips_and_pairs_go_to_two_files_with_the_same_splits(ratings, tmp_path,
     clips = {r.video.name: r for r in read_ratings(out, dimensions=["lip"])}
     pairs = read_pair_ratings(tmp_path / "r-pairs.jsonl", ["quality"])
     assert (len(clips), len(pairs)) == (36, 12)
+    assert "quality" not in rows_of(out)[0]
     assert all(clips[v.name].split == pair.split for pair in pairs for v in pair.videos)
     out.unlink()
     assert run(*args) == 2

@@ -144,3 +144,13 @@ def test_a_picture_is_not_lines_of_text(tmp_path: Path):
         read_lines(path)
     path.write_text("a\nb\n", encoding="utf-8")
     assert read_lines(path) == ["a", "b"]
+
+
+def test_a_line_ends_with_a_newline_and_nothing_else(tmp_path: Path):
+    texts = ["a\u2028b\u2029c\x85d\x0be\x1cf", "", "last"]
+    path = tmp_path / "rows.jsonl"
+    for text in ("\n".join(texts), "\r\n".join(texts) + "\r\n"):
+        path.write_bytes(text.encode())
+        assert read_lines(path) == texts
+    path.write_bytes(b"")
+    assert read_lines(path) == []

@@ -70,7 +70,7 @@ def test_coverage_names_what_has_too_few_raters():
 
 
 def test_somebody_who_leaves_does_not_count(tmp_path):
-    store = AnswerStore(tmp_path / "a.sqlite", ["lip"], 1, clip_words=SCALE, at_least=True)
+    store = AnswerStore(tmp_path / "a.sqlite", ["lip"], 1, clip_words=SCALE, release_minutes=0)
     store.add([Item("a.mp4")])
     assert store.task("leaves") is not None
     task = store.task("stays")
