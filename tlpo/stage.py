@@ -20,6 +20,7 @@ from ft2.tlpo.loop import HeldOut, Training, run_loop
 from ft2.tlpo.passes import GateFunction
 from ft2.tlpo.reference import StoredReference, reference_identity, stored_reference
 from ft2.tlpo.step import PreferenceStep
+from ft2.wan.memory import encoders_of
 from ft2.wan.model import TalkingModel
 from ft2.wan.weights import load_talking_model
 
@@ -140,9 +141,21 @@ def open_stage(
     """
     if (latest := run.latest()) is not None:
         check_resumable(latest[1], config.engine)
+    own = model is None
     model = prepare_model(model, config)
     data, unseen = _encode(pairs, config, run, model, progress)
+    if own:
+        rest_encoders(model)
     return Stage(run, model, model_hash(model), data, unseen, progress)
+
+
+def rest_encoders(model: TalkingModel) -> None:
+    """Have encoders and codec on the CPU but while they are used: training reads the cache."""
+    if model.device.type == "cpu":
+        return
+    for part in encoders_of(model):
+        part.to("cpu")
+    model.visiting = model.device
 
 
 def prepare_model(model: TalkingModel | None, config: StageConfig) -> TalkingModel:

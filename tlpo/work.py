@@ -82,6 +82,8 @@ class Held:
     """Those of linears that read video tokens; the others read text, image or audio."""
     ranks: int
     """Ranks of the linears on video tokens, summed over linears and experts."""
+    condition_ranks: tuple[int, int, int]
+    """Those of the linears on text, image and audio tokens."""
     names: tuple[str, ...]
     """Adapted linears, or their tensors."""
 
@@ -94,11 +96,19 @@ class Held:
             total=sum(count for _, count, _ in listed),
             on_video=sum(count for _, count, _ in own),
             ranks=sum(ranks for _, _, ranks in own),
+            condition_ranks=(_ranks(listed, _TEXT), _ranks(listed, _IMAGE), _ranks(listed, _AUDIO)),
             names=tuple(name for name, _, _ in listed),
         )
 
 
-_CONDITION_LINEARS = ("attn2.to_k", "attn2.to_v", "add_k_proj", "add_v_proj", ".processor.")
+_TEXT = ("attn2.to_k", "attn2.to_v")
+_IMAGE = ("add_k_proj", "add_v_proj")
+_AUDIO = (".processor.",)
+_CONDITION_LINEARS = (*_TEXT, *_IMAGE, *_AUDIO)
+
+
+def _ranks(parts: Iterable[tuple[str, int, int]], names: tuple[str, ...]) -> int:
+    return sum(ranks for name, _, ranks in parts if any(part in name for part in names))
 
 
 def expert_flops(architecture: Architecture, held: Held) -> float:

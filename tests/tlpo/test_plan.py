@@ -88,6 +88,13 @@ def test_memory_is_shared_by_zero_stage() -> None:
     assert parts[3]["base"] == pytest.approx(parts[0]["base"] / 8)
     assert parts[1]["adam"] == pytest.approx(parts[0]["adam"] / 8)
     assert parts[1]["gradients"] == parts[0]["gradients"]
+    copy = trainable * 4 / 2**30  # ZeRO-1 and 2 copy fp32 weights too; ZeRO-3 steps on its own part
+    assert [parts[s]["master"] for s in range(4)] == pytest.approx([0, copy / 8, copy / 8, 0])
+    cast = trainable * 2 / 2**30  # experts of all blocks in bf16, of one at a time if checkpointed
+    assert parts[2]["cast"] == pytest.approx(cast / 40)
+    open_ = config.model_copy(update={"gradient_checkpointing": False})
+    kept = memory_gib(open_, FULL, base, trainable, held, 2, 8)
+    assert kept["cast"] == pytest.approx(cast)
     assert parts[2]["gradients"] == pytest.approx(parts[0]["gradients"] / 8)
     inputs = 4 * 40 * 21_504 * 5120 * 2 / 2**30  # two sides, two draws, block inputs in bf16
     assert parts[2]["activations"] == pytest.approx(inputs)
