@@ -79,6 +79,16 @@ def _evaluate_clips(
     ratings: Path, critic: Path | None, split: str, device: str, sync: bool, quiet: bool
 ) -> tuple[dict[str, Any], list[str]]:
     folder = find_critic(critic)
+    from ft2.critic.data import holds_pairs
+
+    if holds_pairs(ratings):
+        from ft2.critic.evaluate_pairs import table_lines
+        from ft2.critic.rated_pairs import evaluate_rated_pairs, unreadable_lines
+
+        found = evaluate_rated_pairs(
+            ratings, folder, split=split, device=device, progress=make_progress(quiet), sync=sync
+        )
+        return found, [*table_lines(found), *unreadable_lines(found)]
     from ft2.critic import evaluate as evaluation
 
     result = evaluation.evaluate(

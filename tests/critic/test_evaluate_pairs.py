@@ -1,12 +1,15 @@
 """Pair evaluation end to end: labels, sides, left-outs, generators, page."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ft2.__main__ import main
+from ft2.critic import TalkingCritic
 from ft2.critic.answers import Answer, write_answers
+from ft2.critic.card import read_evaluation
 from ft2.critic.evaluate_pairs import evaluate_pairs, read_scores
 from ft2.errors import UsageError
 
@@ -95,6 +98,36 @@ def test_page_and_json(tmp_path, capsys):
     assert "coverage 1.00" in page
     stored = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert stored["dimensions"]["overall"]["strict"]["value"] == 1.0
+
+
+def test_critic_is_asked_about_rated_pairs(adapter, ratings, tmp_path, capsys):
+    names = [str(ratings.parent / f"{n}.mp4") for n in range(28, 34)]
+    (tmp_path / "cut.mp4").write_bytes((ratings.parent / "28.mp4").read_bytes()[:900])
+    critic = TalkingCritic.from_pretrained(adapter)
+    odds = {row.path: row.log_odds for row in critic.score(videos=names)}
+    pairs = [(names[0], names[1]), (names[2], names[3]), (names[4], names[5])]
+    labels, wins = ["A", "B", "A"], 0
+    for (a, b), label in zip(pairs, labels, strict=True):
+        gap = odds[Path(a)]["quality"] - odds[Path(b)]["quality"]
+        wins += (gap > 0) == (label == "A")
+    rows = [
+        {"video_a": a, "video_b": b, "motion": None, "lip": None, "quality": label,
+         "identity_id": "f", "audio_id": f"v{a[-6:]}", "split": "test", "source": "human"}
+        for (a, b), label in zip([*pairs, (names[0], "cut.mp4")], [*labels, "A"], strict=True)
+    ]  # fmt: skip
+    path = tmp_path / "ratings-pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ["critic", "eval", str(path), "--critic", str(adapter), "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    assert "quality: 3 pairs (A 2, B 1, tie 0), 3 prompts" in out
+    assert "left out cut.mp4: cannot decode" in out
+    found = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert found["dimensions"]["quality"]["strict"]["value"] == pytest.approx(wins / 3)
+    assert found["dimensions"]["quality"]["left_out"] == {"without_scores": 1}
+    assert read_evaluation(tmp_path / "out" / "eval.json", adapter)["split"] == "test"
 
 
 def test_random_scores_on_the_real_votes(shared_data):
