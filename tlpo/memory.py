@@ -75,10 +75,9 @@ def in_passing(
     d, f = architecture.dit.dim, architecture.dit.ffn_dim
     tokens = num_tokens(architecture)
     adapted = any("ffn.net.2" in name for name in held.names)
-    trained = adapted and isinstance(config, ExpertConfig)
-    token = 2 * d * 4 + f * width if trained else d * 4 + 2 * f * width
-    if trained:
-        token += 2 * config.lora.rank * width
+    token = d * 4 + 2 * f * width
+    if adapted and isinstance(config, ExpertConfig):
+        token = 2 * d * 4 + (f + 2 * config.lora.rank) * width
     words, pictures, heard = _condition_tokens(architecture)
     embedded = (words + pictures) * d + heard * architecture.dit.audio_dim
     dtype = torch.float32 if width == 4 else torch.bfloat16
