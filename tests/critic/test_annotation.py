@@ -308,6 +308,12 @@ def test_rewards_as_openrlhf_asks_for_them(adapter, ratings, tmp_path):
     assert "decode" in reply["detail"]["bad.mp4"]
 
 
+@pytest.fixture
+def no_page(monkeypatch):
+    """Fail where a page would open, rather than serve it for ever."""
+    monkeypatch.setattr("ft2.cli.critic_annotate.serve_questions", lambda *a, **k: sys.exit(9))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -324,7 +330,7 @@ def test_rewards_as_openrlhf_asks_for_them(adapter, ratings, tmp_path):
         (None, "no clips"),
     ],
 )
-def test_clips_to_rate_are_checked_before_anything_starts(tmp_path, capsys, row, message):
+def test_clips_to_rate_are_checked_before_anything_starts(tmp_path, capsys, no_page, row, message):
     path = tmp_path / "clips.jsonl"
     path.write_text(json.dumps(row) + "\n" if row else "")
     (tmp_path / "text.mp4").write_text("not a video")
@@ -336,7 +342,7 @@ def test_clips_to_rate_are_checked_before_anything_starts(tmp_path, capsys, row,
 
 
 @pytest.mark.parametrize("questions", ["{}", "{split: 'Is it?'}", "{lip: ''}"])
-def test_pages_without_questions_are_refused(tmp_path, capsys, ratings, questions):
+def test_pages_without_questions_are_refused(tmp_path, capsys, no_page, ratings, questions):
     store = tmp_path / "a.sqlite"
     clip = str(ratings.parent / "0.mp4")
     with pytest.raises(SystemExit) as stop:
