@@ -29,7 +29,7 @@ from ft2 import faces
 from ft2.critic import TalkingCritic
 from ft2.media import Audio, read_video, sound_rate
 from ft2.metrics.lips import predicted_mouth, tracked_mouth
-from ft2.qwen.view import _align_clip, _cut, _resample, make_view
+from ft2.qwen.view import _align_clip, _cut, _places, make_view
 
 RESULT = Path(__file__).parent / "results" / "critic_shift.json"
 SECONDS, EVERY = 0.6, 6
@@ -61,7 +61,7 @@ def critic_curve(path: Path, adapter: Path, late: float) -> dict[str, Any]:
     critic = TalkingCritic.from_pretrained(adapter)
     spec, clip = critic.scorer.spec, critic.scorer.spec.clip
     video = read_video(path, sample_rate=clip.sample_rate, need_audio=True)
-    frames = _align_clip(_resample(video.frames, video.fps, clip.fps), clip, path)
+    frames = _align_clip(video.frames[_places(len(video.frames), video.fps, clip.fps)], clip, path)
     assert video.audio is not None
     most = int(SECONDS * clip.fps)
     starts = range(most, len(frames) - clip.num_frames - most, EVERY)

@@ -21,7 +21,16 @@ from ft2.media.sound import (
     sound_rate,
     write_wav,
 )
-from ft2.media.video import Video, encode_mp4, read_clip, read_video, write_video
+from ft2.media.video import (
+    Video,
+    encode_mp4,
+    even_places,
+    frame_times,
+    read_clip,
+    read_frames,
+    read_video,
+    write_video,
+)
 
 __all__ = [
     "Audio",
@@ -32,11 +41,14 @@ __all__ = [
     "encode_flac",
     "encode_mp4",
     "encode_png",
+    "even_places",
     "fit_audio",
+    "frame_times",
     "num_channels",
     "read_audio",
     "read_channels",
     "read_clip",
+    "read_frames",
     "read_image",
     "read_video",
     "resample",

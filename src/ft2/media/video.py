@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import sys
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -171,17 +172,62 @@ def encode_mp4(
 
 
 def _decode_frames(container: Any, stream: Any, path: str | Path) -> tuple[Frames, float]:
-    stream.thread_type = "SLICE"
     pictures: list[Frames] = []
     times: list[float] = []
+    for time, picture in _decoded(container, stream, path, range(sys.maxsize)):
+        pictures.append(picture)
+        times.append(time)
+    fps = _check_times(stream, times, path)
+    frames, places = np.stack(pictures), even_places(np.array(times), fps)
+    return (frames if len(places) == len(frames) and _rising(places) else frames[places]), fps
+
+
+def _rising(places: NDArray[np.int64]) -> bool:
+    return bool((places == np.arange(len(places))).all())
+
+
+def frame_times(path: str | Path) -> tuple[NDArray[np.float64], float]:
+    """Return the time of each frame of a video in seconds, and its rate; keeps no picture.
+
+    Raises:
+        UsageError: As `read_video`.
+    """
+    with opened(path) as container:
+        stream = container.streams.video[0]
+        times = [time for time, _ in _decoded(container, stream, path, ())]
+        fps = _check_times(stream, times, path)
+    return np.array(times), fps
+
+
+def read_frames(path: str | Path, wanted: Container[int]) -> Iterator[tuple[int, Frames]]:
+    """Yield (number, uint8 [H, W, 3]) of some frames of a video, in their order."""
+    with opened(path) as container:
+        found = _decoded(container, container.streams.video[0], path, wanted)
+        for number, (_, picture) in enumerate(found):
+            if number in wanted:
+                yield number, picture
+
+
+def _decoded(
+    container: Any, stream: Any, path: str | Path, wanted: Container[int]
+) -> Iterator[tuple[float, Any]]:
+    """Yield the time of each frame and its picture; None for those that are not wanted."""
+    stream.thread_type = "SLICE"
     try:
-        for frame in container.decode(stream):
-            turned = np.rot90(frame.to_ndarray(format="rgb24"), round((frame.rotation or 0) / 90))
-            pictures.append(np.ascontiguousarray(turned))
-            times.append(float(frame.time or 0.0))
+        for number, frame in enumerate(container.decode(stream)):
+            yield float(frame.time or 0.0), _picture(frame) if number in wanted else None
     except (FFmpegError, ValueError) as error:
         raise unreadable(path, error) from error
-    if not pictures or not stream.average_rate:
+
+
+def _picture(frame: Any) -> Frames:
+    turned = np.rot90(frame.to_ndarray(format="rgb24"), round((frame.rotation or 0) / 90))
+    return np.ascontiguousarray(turned)
+
+
+def _check_times(stream: Any, times: list[float], path: str | Path) -> float:
+    """Return the rate of a decoded stream, refused where it is empty or cut off."""
+    if not times or not stream.average_rate:
         raise unreadable(path, ValueError("no frame could be decoded"))
     fps = float(stream.average_rate)
     if stream.duration:
@@ -189,19 +235,19 @@ def _decode_frames(container: Any, stream: Any, path: str | Path) -> tuple[Frame
         missing = float(stream.duration * stream.time_base) - (times[-1] - begin + 1 / fps)
         if missing > 1.5 / fps:
             raise unreadable(path, ValueError(f"the last {missing:.2f} s are missing"))
-    return _evenly(np.stack(pictures), np.array(times), fps), fps
+    return fps
 
 
-def _evenly(frames: Frames, times: NDArray[np.float64], fps: float) -> Frames:
-    """Return frames at a constant rate: of a variable-rate file each frame's nearest in time.
+def even_places(times: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
+    """Return numbers of frames at a constant rate: of a variable-rate file the nearest in time.
 
     A file whose frames lie within a frame of their even places is taken as it is.
     """
     places = times - times[0]
     if np.abs(places - np.arange(len(places)) / fps).max() <= 1 / fps:
-        return frames
+        return np.arange(len(places))
     grid = np.arange(round(places[-1] * fps) + 1) / fps
-    return frames[np.abs(places[None, :] - grid[:, None]).argmin(1)]
+    return np.abs(places[None, :] - grid[:, None]).argmin(1)
 
 
 def _check_frames(frames: Frames) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,12 @@ import numpy.typing as npt
 from ft2.config import ClipFormat
 from ft2.errors import UsageError
 from ft2.qwen.spec import QwenSpec, StreamSpec
+
+if TYPE_CHECKING:
+    from ft2.faces import Box
+
+AT_ONCE = 512e6
+"""Bytes of pictures, 8 bits a channel, up to which a file is decoded as a whole."""
 
 Frames = npt.NDArray[np.uint8]
 Audio = npt.NDArray[np.float32]
@@ -137,34 +144,78 @@ def read_views(path: Path, spec: QwenSpec, max_windows: int = 3) -> list[ClipVie
     """Return the views of a video file: one, or up to `max_windows` spread over a longer one.
 
     A file in the clip format is taken as it is. Any other is resampled in time, its face found
-    and aligned as ft2 aligns portraits.
+    and aligned as ft2 aligns portraits. Of a file whose pictures would take more than `AT_ONCE`
+    bytes only those of the windows are kept, at the price of decoding it twice.
 
     Raises:
         UsageError: Unreadable, no sound, no face, or shorter than the clip format.
     """
+    clip = spec.clip
+    if _picture_bytes(path) > AT_ONCE:
+        return _read_large(path, spec, max_windows)
     from ft2.media import read_video
 
-    clip = spec.clip
     video = read_video(path, sample_rate=clip.sample_rate, need_audio=True)
     frames, audio = video.frames, video.audio
     if audio is None:
         raise UsageError(f"{path} has no sound", "the critic judges lips against the voice")
-    same_time = abs(video.fps - clip.fps) < 0.01
-    if not same_time:
-        frames = _resample(frames, video.fps, clip.fps)
+    frames = frames[_places(len(frames), video.fps, clip.fps)]
     if frames.shape[1:3] != (clip.height, clip.width):
         frames = _align_clip(frames, clip, path)
-    if len(frames) < clip.num_frames:
-        raise UsageError(
-            f"{path} lasts {len(frames) / clip.fps:.2f} s, the critic needs {clip.seconds:.2f} s",
-            "give a longer clip",
-        )
+    starts = _window_starts(_long_enough(len(frames), clip, path), clip.num_frames, max_windows)
     return [
         make_view(
             frames[start : start + clip.num_frames], _cut(audio, start / clip.fps, clip), spec
         )
-        for start in _window_starts(len(frames), clip.num_frames, max_windows)
+        for start in starts
     ]
+
+
+def _picture_bytes(path: Path) -> float:
+    """Return how much memory all pictures of a file would take, as far as its header tells."""
+    from ft2.media.files import opened
+
+    with opened(path) as container:
+        if not container.streams.video:
+            return 0.0
+        stream = container.streams.video[0]
+        seconds = (container.duration or 0) / 1e6
+        count = stream.frames or seconds * float(stream.average_rate or 0)
+        return float(3 * stream.width * stream.height * count)
+
+
+def _read_large(path: Path, spec: QwenSpec, max_windows: int) -> list[ClipView]:
+    """Return the views of a file, keeping only the pictures of the windows, aligned."""
+    from ft2.media import even_places, fit_audio, frame_times, read_audio, read_frames
+
+    clip = spec.clip
+    times, fps = frame_times(path)
+    even = even_places(times, fps)
+    seconds = len(even) / fps
+    places = even[_places(len(even), fps, clip.fps)]
+    starts = _window_starts(_long_enough(len(places), clip, path), clip.num_frames, max_windows)
+    windows = [places[start : start + clip.num_frames].tolist() for start in starts]
+    sound = read_audio(path, clip.sample_rate)
+    audio = fit_audio(sound, round(seconds * clip.sample_rate))
+    wanted, box, kept = {number for window in windows for number in window}, None, {}
+    for number, picture in read_frames(path, wanted):
+        if picture.shape[:2] != (clip.height, clip.width):
+            box = box or _face_box(picture, path)  # the first window begins with the first frame
+            picture = _crop(picture, box, clip)
+        kept[number] = picture
+    return [
+        make_view(np.stack([kept[n] for n in window]), _cut(audio, start / clip.fps, clip), spec)
+        for start, window in zip(starts, windows, strict=True)
+    ]
+
+
+def _long_enough(count: int, clip: ClipFormat, path: Path) -> int:
+    if count < clip.num_frames:
+        raise UsageError(
+            f"{path} lasts {count / clip.fps:.2f} s, the critic needs {clip.seconds:.2f} s",
+            "give a longer clip",
+        )
+    return count
 
 
 def _window_starts(total: int, length: int, max_windows: int) -> list[int]:
@@ -179,19 +230,30 @@ def _cut(audio: Audio, start_seconds: float, clip: ClipFormat) -> Audio:
     return np.pad(part, (0, clip.num_samples - len(part)))
 
 
-def _resample(frames: Frames, fps: float, target: float) -> Frames:
-    """Return the frames nearest in time to a grid of `target` frames per second."""
-    count = max(1, round(len(frames) * target / fps))
-    times = np.arange(count) / target
-    return frames[np.minimum(np.rint(times * fps).astype(int), len(frames) - 1)]
+def _places(count: int, fps: float, target: float) -> "slice | npt.NDArray[np.int64]":
+    """Return which of `count` frames lie nearest in time to a grid of `target` a second."""
+    if abs(fps - target) < 0.01:
+        return slice(None)
+    times = np.arange(max(1, round(count * target / fps))) / target
+    return np.minimum(np.rint(times * fps).astype(int), count - 1)
 
 
 def _align_clip(frames: Frames, clip: ClipFormat, path: Path) -> Frames:
     """Crop every frame by the aligned box of the first, so that head motion stays in the clip."""
-    from ft2.faces import aligned_box, crop, landmarks
+    box = _face_box(frames[0], path)
+    return np.stack([_crop(frame, box, clip) for frame in frames])
+
+
+def _face_box(picture: Frames, path: Path) -> "Box":
+    from ft2.faces import aligned_box, landmarks
 
     try:
-        box = aligned_box(landmarks(frames[0]))
+        return aligned_box(landmarks(picture))
     except UsageError as error:
         raise UsageError(f"{path}: no face in the first frame", error.hint) from error
-    return np.stack([crop(frame, box, clip.width) for frame in frames])
+
+
+def _crop(picture: Frames, box: "Box", clip: ClipFormat) -> Frames:
+    from ft2.faces import crop
+
+    return crop(picture, box, clip.width)
