@@ -9,6 +9,7 @@ import pytest
 import torch
 from tlpo_toys import (
     SHAPE,
+    TARGETS,
     World,
     channel_gain,
     expert_config,
@@ -19,12 +20,13 @@ from tlpo_toys import (
 )
 from torch import nn
 
-from ft2.errors import Interrupted, UsageError
+from ft2.errors import Interrupted, RunError, UsageError
 from ft2.lora import fused_linears, read_adapter
 from ft2.runs import Silent, load_tensors
 from ft2.tlpo.config import DpoConfig, FusionConfig, GateConfig, MaskConfig
 from ft2.tlpo.gate import FusionGate, timestep_features
 from ft2.tlpo.policy import load_policy, save_policy, static_policy
+from ft2.tlpo.stage import read_view
 from ft2.tlpo.train import train_expert, train_fusion
 
 
@@ -181,7 +183,25 @@ def fusion_config(world: World, experts: dict[str, Path], **changes) -> FusionCo
 def test_fusion_trains_the_gate_only(
     world: World, experts: dict[str, Path], tmp_path: Path
 ) -> None:
-    result = train_fusion(fusion_config(world, experts), tmp_path / "fusion", model=world.model)
+    before, after = {}, {}
+
+    class Watch(Silent):
+        """Takes all weights with the experts in place: at the first and after the last step."""
+
+        def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+            if stage == "fusion":
+                state = {n: t.clone() for n, t in world.model.dit.state_dict().items()}
+                (before if done == 1 else after).update(state)
+
+    plain = toy_model().dit.state_dict()
+    result = train_fusion(
+        fusion_config(world, experts), tmp_path / "fusion", model=world.model, progress=Watch()
+    )
+    installed = {n for n in before if ".lora_" in n}
+    assert len(installed) == 2 * len(TARGETS) * 2
+    assert all(torch.equal(after[n], before[n]) for n in before)
+    assert all(torch.equal(before[n], plain[n]) for n in plain)
+    assert all(torch.equal(t, plain[n]) for n, t in world.model.dit.state_dict().items())
     assert result["parameters"] == 2 * (3 * 24 + 3)
     assert result["held_out_start"]["d_chosen"] == 0.0
     policy = load_policy(tmp_path / "fusion", world.model)
@@ -196,6 +216,54 @@ def test_fusion_trains_the_gate_only(
     assert float((table - 2 / 3).abs().max()) > 1e-3
     gains = channel_gain(world, policy.gate, range(3))
     assert min(gains) > 0, gains
+
+
+@pytest.mark.parametrize("name", ["blocks.1.ffn.net.2.weight", "blocks.0.attn1.to_q.lora_B"])
+def test_a_frozen_weight_that_changed_is_never_saved_beside(
+    world: World, experts: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    class Meddle(Silent):
+        def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+            if stage == "fusion" and done == 2:
+                with torch.no_grad():
+                    world.model.dit.get_parameter(name).mul_(1.01)
+
+    base = toy_model().dit.state_dict()
+    config = fusion_config(world, experts, loop=expert_config(world, steps=2).loop)
+    try:
+        with pytest.raises(RunError, match="frozen weights changed in training"):
+            train_fusion(config, tmp_path / "run", model=world.model, progress=Meddle())
+    finally:
+        world.model.dit.load_state_dict(base)
+    assert not (tmp_path / "run/policy").exists()
+    assert not (tmp_path / "run/result.json").exists()
+
+
+def test_fusion_learns_from_mixed_pairs_by_weight(
+    world: World, experts: dict[str, Path], tmp_path: Path
+) -> None:
+    """A dimension of weight 0 is left out; the others count by their weights."""
+    loop = expert_config(world, steps=3).loop
+    own = {"store": "mixed", "loop": loop}
+    counts, gates = {}, {}
+    for case, weights in {
+        "even": {}, "lip off": {"lip": 0.0}, "motion": {"motion": 8.0},
+    }.items():  # fmt: skip
+        config = fusion_config(world, experts, **own, view_weights=weights)
+        view = read_view(config, "mixed")[0]
+        by_store: dict[str, set[float]] = {}
+        for pair, weight in zip(view.pairs, view.weights or [1.0] * len(view.pairs), strict=True):
+            by_store.setdefault(pair.store, set()).add(weight)
+        assert by_store == {
+            d: {weights.get(d, 1.0)} for d in ("motion", "lip", "quality") if weights.get(d) != 0
+        }
+        out = tmp_path / case
+        counts[case] = train_fusion(config, out, model=world.model)["pairs"]
+        gates[case] = load_tensors(out / "policy/gate.safetensors")[0]["bias"]
+    assert counts["even"] == counts["motion"] > counts["lip off"] > 0
+    assert not torch.allclose(gates["even"], gates["motion"])
+    start = torch.full_like(gates["even"], 1 / 3)
+    assert float((gates["motion"] - start).abs().max()) > 1e-3
 
 
 def test_fusion_resumes_with_the_initial_merge_as_reference(
