@@ -125,6 +125,8 @@ def cache(
     from ft2.tlpo.train import encode_dataset
 
     result = encode_dataset(settings, output, make_progress(quiet))
+    for alarm in result["alarms"]:  # type: ignore[attr-defined]
+        say(f"{alarm['text']}; {alarm['advice']}")
     emit({"output": str(output), **plan, **result}, json)
 
 

@@ -63,6 +63,13 @@ class Cache(Store):
         """Return undilated latent lip masks [B, f, h, w] of clips, in [0, 1]."""
         return torch.cat([self.row("clips", key)["lip_mask"] for key in keys]).float()
 
+    def latent_std(self, keys: Sequence[str]) -> float:
+        """Return the standard deviation of at most 64 clips' finite latents; about 1 is meant."""
+        if not keys:
+            return float("nan")
+        values = self.latents(list(keys)[:64])
+        return float(values[torch.isfinite(values)].std())
+
     def conditioning(self, keys: Sequence[str]) -> Conditioning:
         """Return the conditions of a batch."""
         return Conditioning.from_state(self.rows("conditions", keys))

@@ -193,6 +193,19 @@ def gate_alarms(step: int, entropy: float, greatest_share: Mapping[str, float]) 
     return [Alarm("collapsed gate", step, text, advice)]
 
 
+def latent_alarms(std: float) -> list[Alarm]:
+    """Return the alarm of an encoded dataset whose latents are far from the noise's scale.
+
+    Args:
+        std: Standard deviation of the clips' latents; NaN where there are none.
+    """
+    if not (std < 0.5 or std > 2):
+        return []
+    text = f"the clips' latents have a standard deviation of {std:.2g}, about 1 is meant"
+    advice = "look at the codec's mean and std in the base weights, and at the clips"
+    return [Alarm("latent scale", 0, text, advice)]
+
+
 def _number(line: Mapping[str, object], name: str) -> float:
     value = line.get(name, 0.0)
     return float(value) if isinstance(value, int | float) else 0.0

@@ -14,7 +14,7 @@ from ft2.runs import Progress, RunDir
 from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
 from ft2.tlpo.config import StageConfig, View
 from ft2.tlpo.data import PairData, pair_weights, require_pairs, split_held_out
-from ft2.tlpo.diagnostics import find_alarms
+from ft2.tlpo.diagnostics import find_alarms, latent_alarms
 from ft2.tlpo.gate import constant_gate
 from ft2.tlpo.loop import HeldOut, Training, run_loop
 from ft2.tlpo.passes import GateFunction
@@ -95,7 +95,9 @@ class Stage:
         finally:
             engine.close()
         about: Result = {"pairs": len(self.data), "dropped": self.data.dropped, "base": self.base}
-        return {**about, **result, "alarms": self._alarms()}
+        std = self.data.cache.latent_std([pair.chosen.clip_id for pair in self.data.pairs])
+        alarms = [asdict(alarm) for alarm in latent_alarms(std)]
+        return {**about, **result, "latent_std": std, "alarms": [*alarms, *self._alarms()]}
 
     def _alarms(self) -> list[Result]:
         file = self.run.path / "metrics.jsonl"

@@ -15,7 +15,7 @@ from ft2.report.data import GateMap
 from ft2.runs import Progress, Silent, check_output, hash_file
 from ft2.tlpo.cache import fill_cache, unique_clips
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
-from ft2.tlpo.diagnostics import gate_alarms
+from ft2.tlpo.diagnostics import gate_alarms, latent_alarms
 from ft2.tlpo.experts import ExpertName, install_policy_experts, ordered
 from ft2.tlpo.gate import FusionGate, make_gate, share_entropy, timestep_features
 from ft2.tlpo.opening import check_start, opened_run
@@ -217,7 +217,8 @@ def encode_dataset(
         model: The base if it is already loaded.
 
     Returns:
-        ``clips`` and ``conditions`` in the cache, and its ``folder``.
+        ``clips`` and ``conditions`` in the cache, its ``folder``, ``latent_std`` of the clips and
+        ``alarms`` where that is far from 1.
     """
     pairs = [pair for store in STORES for pair in read_pairs(config.dataset, store)]
     clips = unique_clips(pairs)
@@ -227,6 +228,8 @@ def encode_dataset(
         "clips": len(cache.clips),
         "conditions": len(cache.conditions),
         "folder": str(cache.path),
+        "latent_std": (std := cache.latent_std([clip.clip_id for clip in clips])),
+        "alarms": [asdict(alarm) for alarm in latent_alarms(std)],
     }
 
 

@@ -25,6 +25,7 @@ from ft2.tlpo.cache import (
     unique_clips,
 )
 from ft2.tlpo.config import CacheConfig
+from ft2.tlpo.diagnostics import latent_alarms
 from ft2.wan.condition import Conditioning
 
 BOX = CacheConfig(mask="box", batch_size=2, shard_size=3)
@@ -149,3 +150,22 @@ def test_wrong_formats_are_refused(tmp_path: Path) -> None:
     wide = CLIP.model_copy(update={"width": 64})
     with pytest.raises(UsageError, match="square"):
         fit_portrait(np.zeros((100, 100, 3), np.uint8), wide, 0.0)
+
+
+def test_latents_of_a_wrong_scale_are_told(tmp_path: Path) -> None:
+    """Defect 4: multiplied by the codec's std instead of divided."""
+    model, clips = toy_model(), [media_clip(i, i // 2) for i in range(4)]
+    keys = [clip.clip_id for clip in clips]
+    cache = fill_cache(clips, tmp_path / "right", model, BOX)
+    whole = torch.cat([cache.latents([key]) for key in keys])
+    std = float(whole.std())
+    assert cache.latent_std(keys) == pytest.approx(std)
+    wanted = Cache(tmp_path / "wanted")
+    for factor, told in ((1.0, 0), (0.3, 1), (3.0, 1)):
+        scaled = Cache(tmp_path / f"scaled-{factor}")
+        lips = torch.zeros(4, *whole.shape[2:])
+        scaled.add("clips", keys, {"latents": factor * whole / std, "lip_mask": lips})
+        alarms = latent_alarms(scaled.latent_std(keys))
+        assert len(alarms) == told
+        assert not told or f"deviation of {factor:.2g}" in alarms[0].text
+    assert latent_alarms(wanted.latent_std([])) == []
