@@ -120,7 +120,7 @@ def peak_mb(call: Callable[[], object]) -> float:
 
 
 def plan_against_measured(size: int = 24) -> dict[str, Any]:
-    """Compare the plan's FLOPs of a nano pair and its activations with those of a real step."""
+    """Compare the plan's FLOPs of a nano pair and what a step holds with those of a real one."""
     from ft2.config import load_config
     from ft2.tlpo.config import ExpertConfig
     from ft2.tlpo.plan import plan_stage
@@ -131,7 +131,8 @@ def plan_against_measured(size: int = 24) -> dict[str, Any]:
         overrides = [f"dataset={folder}/none", f"engine.micro_batch_size={size}", "sigma.draws=1"]
         plan: Any = plan_stage(load_config(ExpertConfig, "nano/expert-lip", overrides))
     planned = plan["tflop_per_pair"]
-    activations = plan["memory_gib"]["activations"] * 2**30 / 1e6
+    parts = ("activations", "workspace", "cast", "passing", "waiting")
+    activations = sum(plan["memory_gib"][part] for part in parts) * 2**30 / 1e6
     return {
         "counted_tflop": counted,
         "planned_tflop": planned,
