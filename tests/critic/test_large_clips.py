@@ -11,6 +11,7 @@ from ft2.config import ClipFormat
 from ft2.errors import UsageError
 from ft2.media import write_video
 from ft2.qwen import view
+from ft2.qwen.spec import StreamSpec
 from ft2.qwen.view import read_views
 
 
@@ -38,6 +39,33 @@ def test_window_by_window_gives_the_same_views(tmp_path, monkeypatch, count, fps
     assert len(seen) == (0 if size == 64 else 2)
     if seen:
         assert np.array_equal(*seen)
+
+
+def test_a_stream_of_whole_frames_sees_what_lies_around_the_face(tmp_path, monkeypatch):
+    streams = (
+        StreamSpec(answers=("quality",), crop="frame", width=96, height=32, every=2),
+        StreamSpec(answers=("motion",), width=32, height=32),
+        StreamSpec(answers=("lip",), crop="frame", width=32, height=64, audio=True),
+    )
+    spec = SMALL.model_copy(update={"streams": streams})
+    monkeypatch.setattr(faces, "landmarks", lambda picture: picture)
+    monkeypatch.setattr(faces, "aligned_box", lambda _: (40.0, 12.0, 90.0, 62.0))
+    frames = np.full((18, 96, 192, 3), 90, np.uint8)
+    frames[:, :, 128:] = 200
+    write_video(tmp_path / "a.mp4", frames, 12.5, np.zeros(32000, np.float32), crf=4)
+    first = read_views(tmp_path / "a.mp4", spec)[0]
+    wide, face, tall = (stream.astype(float) for stream in first.streams)
+    assert wide.shape[1:] == (32, 96, 3)
+    assert wide[..., :60, :].mean() == pytest.approx(90, abs=4)
+    assert wide[..., 68:, :].mean() == pytest.approx(200, abs=4)
+    assert face.mean() == pytest.approx(90, abs=4)
+    assert tall[..., :20, :].mean() == pytest.approx(90, abs=4)
+    assert tall[..., 23:, :].mean() == pytest.approx(200, abs=4)
+    monkeypatch.setattr(view, "AT_ONCE", 0)
+    for one, other in zip(
+        first.streams, read_views(tmp_path / "a.mp4", spec)[0].streams, strict=True
+    ):
+        assert np.array_equal(one, other)
 
 
 def test_memory_stays_small_however_long_a_file_is(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_the_four_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.Monk
 def test_its_figures_are_those_of_the_recorded_demo():
     found = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
     rows = {"majority answer": "majority", "untrained": "untrained", "trained": "critic"}
-    rows |= {"trained, sound removed": "audio_removed", "generated clips: trained": "generated"}
+    rows |= {"trained, sound made silent": "silenced", "generated clips: trained": "generated"}
     rows |= {"trained, another clip's sound": "audio_swapped"}
     rows |= {"generated clips: majority answer": "generated_majority"}
     expected = {name: (found["critic accuracy"][key], ".2f") for name, key in rows.items()}

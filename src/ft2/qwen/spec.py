@@ -97,8 +97,9 @@ class StreamSpec(Config):
 
     answers: tuple[str, ...] = Field(min_length=1)
     """Dimensions whose questions follow this stream; they see it and the streams before it."""
-    crop: Literal["face", "mouth"] = "face"
-    """What is shown: the aligned face, or its mouth."""
+    crop: Literal["frame", "face", "mouth"] = "face"
+    """What is shown: the whole picture, background and all, squeezed into the stream's sides; the
+    aligned face; or its mouth. A clip of the critic's own size is its own face and frame."""
     width: int = Field(64, ge=8)
     """Pixels of the picture's width."""
     height: int = Field(64, ge=8)

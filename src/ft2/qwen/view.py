@@ -97,7 +97,7 @@ def stream_frames(frames: Frames, stream: StreamSpec) -> Frames:
     """Return what a stream shows, an odd number of frames padded by the last.
 
     Args:
-        frames: Aligned face crops, uint8 [F, H, W, 3].
+        frames: Aligned face crops, or whole pictures if it shows those, uint8 [F, H, W, 3].
         stream: Which part, how large, how often.
 
     Returns:
@@ -112,17 +112,40 @@ def stream_frames(frames: Frames, stream: StreamSpec) -> Frames:
     x0, y0, x1, y1 = MOUTH_BOX if stream.crop == "mouth" else (0.0, 0.0, 1.0, 1.0)
     rows = _resize_matrix(height, y0 * height, y1 * height, stream.height)
     columns = _resize_matrix(width, x0 * width, x1 * width, stream.width)
+    return _sampled(frames, rows, columns)
+
+
+def _sampled(
+    frames: Frames, rows: npt.NDArray[np.float32], columns: npt.NDArray[np.float32]
+) -> Frames:
     shown = np.einsum("yh,fhwc,xw->fyxc", rows, frames.astype(np.float32), columns, optimize=True)
     return np.clip(np.rint(shown), 0, 255).astype(np.uint8)
 
 
-def make_view(frames: Frames, audio: Audio, spec: QwenSpec) -> ClipView:
+def whole_frames(frames: Frames, spec: QwenSpec) -> Frames | None:
+    """Return whole pictures [F, H, W, 3] in the size of the largest stream that shows them.
+
+    None if no stream does.
+    """
+    sizes = [(stream.height, stream.width) for stream in spec.streams if stream.crop == "frame"]
+    if not sizes:
+        return None
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    rows = _resize_matrix(frames.shape[1], 0.0, frames.shape[1], height)
+    columns = _resize_matrix(frames.shape[2], 0.0, frames.shape[2], width)
+    return np.concatenate([_sampled(frame[None], rows, columns) for frame in frames])
+
+
+def make_view(
+    frames: Frames, audio: Audio, spec: QwenSpec, whole: Frames | None = None
+) -> ClipView:
     """Return the view of one aligned clip in the spec's format.
 
     Args:
         frames: uint8 [clip.num_frames, H, W, 3], an aligned face.
         audio: float32 [clip.num_samples] in [-1, 1].
         spec: Sizes.
+        whole: The same pictures uncropped (`whole_frames`); None takes the aligned ones for them.
 
     Raises:
         UsageError: The number of frames or samples is not the clip format's.
@@ -134,7 +157,11 @@ def make_view(frames: Frames, audio: Audio, spec: QwenSpec) -> ClipView:
             f"{clip.num_frames} and {clip.num_samples}",
             "cut the clip to the critic's format first",
         )
-    streams = tuple(stream_frames(frames, stream) for stream in spec.streams)
+    uncropped = frames if whole is None else whole
+    streams = tuple(
+        stream_frames(uncropped if stream.crop == "frame" else frames, stream)
+        for stream in spec.streams
+    )
     return ClipView(
         streams or (composite(frames, spec),), np.ascontiguousarray(audio, dtype=np.float32)
     )
@@ -160,15 +187,16 @@ def read_views(path: Path, spec: QwenSpec, max_windows: int = 3) -> list[ClipVie
     if audio is None:
         raise UsageError(f"{path} has no sound", "the critic judges lips against the voice")
     frames = frames[_places(len(frames), video.fps, clip.fps)]
+    whole = whole_frames(frames, spec)
     if frames.shape[1:3] != (clip.height, clip.width):
         frames = _align_clip(frames, clip, path)
     starts = _window_starts(_long_enough(len(frames), clip, path), clip.num_frames, max_windows)
-    return [
-        make_view(
-            frames[start : start + clip.num_frames], _cut(audio, start / clip.fps, clip), spec
-        )
-        for start in starts
-    ]
+    views = []
+    for start in starts:
+        part = slice(start, start + clip.num_frames)
+        sound = _cut(audio, start / clip.fps, clip)
+        views.append(make_view(frames[part], sound, spec, None if whole is None else whole[part]))
+    return views
 
 
 def _picture_bytes(path: Path) -> float:
@@ -198,15 +226,20 @@ def _read_large(path: Path, spec: QwenSpec, max_windows: int) -> list[ClipView]:
     sound = read_audio(path, clip.sample_rate)
     audio = fit_audio(sound, round(seconds * clip.sample_rate))
     wanted, box, kept = {number for window in windows for number in window}, None, {}
+    whole: dict[int, Frames | None] = {}
     for number, picture in read_frames(path, wanted):
+        whole[number] = whole_frames(picture[None], spec)
         if picture.shape[:2] != (clip.height, clip.width):
             box = box or _face_box(picture, path)  # the first window begins with the first frame
             picture = _crop(picture, box, clip)
         kept[number] = picture
-    return [
-        make_view(np.stack([kept[n] for n in window]), _cut(audio, start / clip.fps, clip), spec)
-        for start, window in zip(starts, windows, strict=True)
-    ]
+    views = []
+    for start, window in zip(starts, windows, strict=True):
+        shown = [part for n in window if (part := whole[n]) is not None]
+        sound = _cut(audio, start / clip.fps, clip)
+        uncropped = np.concatenate(shown) if shown else None
+        views.append(make_view(np.stack([kept[n] for n in window]), sound, spec, uncropped))
+    return views
 
 
 def _long_enough(count: int, clip: ClipFormat, path: Path) -> int:
