@@ -29,7 +29,7 @@ def test_the_plan_names_every_training_command(capsys: pytest.CaptureFixture[str
     assert [c.split()[:3] for c in commands] == [
         ["ft2", "generator", "train"],
         ["ft2", "generator", "train"],
-        *[["ft2", "critic", "pretrain"]] * 4,
+        *[["ft2", "critic", "pretrain"]] * 5,
     ]
     assert not (tmp_path / "w").exists()
 
