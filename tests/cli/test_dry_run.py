@@ -35,9 +35,9 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         }
         Path(folder, "conditions.jsonl").write_text(json.dumps(row) + "\n")
     people = {"identity_id": "i", "audio_id": "a", "split": "train", "source": "human"}
-    for number in range(2):
+    for number, video in enumerate(("me.wav", "me.png")):
         answers = dict.fromkeys(("motion", "lip", "quality"), bool(number))
-        line = json.dumps({"video": "me.wav", **answers, **people}) + "\n"
+        line = json.dumps({"video": video, **answers, **people}) + "\n"
         with Path("ratings.jsonl").open("a") as ratings:
             ratings.write(line)
     return tmp_path
