@@ -1,6 +1,7 @@
 """What one packed forward for three questions saves, against separate forwards and `generate`.
 
-For the shipped nano critic and random clips, in one run on one thread, in CPU seconds a clip:
+For the shipped nano critic and random clips, in one run on one thread, in CPU seconds a clip and
+in the most megabytes of tensors held at a time, weights aside:
 
 - generate: three `generate()` calls of the class, one a question, each from pixels and samples,
   with one new token (a longer answer would cost more);
@@ -15,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import header, peak_mb
 
 from ft2.critic.config import QUESTIONS
 from ft2.critic.tokens import Critic, encode_views
@@ -70,9 +70,10 @@ def main() -> None:
             if turn:
                 seconds[name].append((time.process_time() - began) / options.clips)
     report = summarise(seconds, found)
+    report["peak_mb_of_tensors"] = {name: round(peak_mb(way), 2) for name, way in ways.items()}
     report["setting"] = vars(options) | {"tokens_single": spec.num_video_tokens, "threads": 1}
     report["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    report["machine"] = {"cpu": cpu(), "python": platform.python_version(), "cores": os.cpu_count()}
+    report["machine"] = header()
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
@@ -139,13 +140,6 @@ def summarise(seconds: dict[str, list[float]], found: dict[str, Any]) -> dict[st
         "packed_is_faster_than_separate": round(median["separate"] / median["packed"], 2),
         **gaps,
     }
-
-
-def cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

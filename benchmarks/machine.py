@@ -40,3 +40,18 @@ def least_seconds(calls: dict[str, Callable[[], object]], rounds: int) -> dict[s
             call()
             times[name].append(time.process_time() - start)
     return {name: min(values[1:]) for name, values in times.items()}
+
+
+def peak_mb(call: Callable[[], object]) -> float:
+    """Return the most megabytes of tensors that a call held at a time, by the profiler's count."""
+    from torch.profiler import ProfilerActivity, profile
+
+    call()  # gradients exist from here on
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    held = most = 0
+    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most / 1e6

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import header, least_seconds
+from machine import header, least_seconds, peak_mb
 
 RESULTS = Path(__file__).parent / "results" / "tlpo.json"
 
@@ -102,21 +102,6 @@ def counted_flops(call: Callable[[], object]) -> float:
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         call()
     return float(counter.get_total_flops())
-
-
-def peak_mb(call: Callable[[], object]) -> float:
-    """Return the most megabytes of tensors that a call held at a time, by the profiler's count."""
-    from torch.profiler import ProfilerActivity, profile
-
-    call()  # gradients exist from here on
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call()
-    held = most = 0
-    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most / 1e6
 
 
 def plan_against_measured(size: int = 24) -> dict[str, Any]:

@@ -264,9 +264,10 @@ def test_space_plays_and_stops_a_pair_in_step(served, tmp_path):
         browser.wait("Math.abs(videos()[0].currentTime - videos()[1].currentTime) < 0.1")
         browser.key(" ")
         browser.wait("videos().every(v => v.paused)")
-        before = browser.value("videos().map(v => v.currentTime).join()")
+        before = browser.value("videos().map(v => v.currentTime)")
         time.sleep(0.3)
-        assert browser.value("videos().map(v => v.currentTime).join()") == before
+        after = browser.value("videos().map(v => v.currentTime)")
+        assert after == pytest.approx(before, abs=0.02)  # the last picture settles by some 0.1 ms
     finally:
         browser.close()
 
