@@ -45,7 +45,7 @@ def examine(critic: TalkingCritic, videos: Sequence[Path]) -> dict[str, Any]:
     count = len({clip_hash(path) for path in map(Path, videos) if path.is_file()})
     if count < 3:
         raise UsageError(
-            f"{count} different clips are too few to compare",
+            f"different clips: {count}, too few to compare",
             "give three or more with different speech",
         )
     views = [read_views(Path(path), critic.scorer.spec, max_windows=1)[0] for path in videos]
