@@ -6,8 +6,15 @@ from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor, nn
 
-from ft2.engine import autocast, check_resumable, local_device, make_engine, rank_zero_first
-from ft2.errors import RunError, UsageError
+from ft2.engine import (
+    FrozenWeights,
+    autocast,
+    check_resumable,
+    local_device,
+    make_engine,
+    rank_zero_first,
+)
+from ft2.errors import UsageError
 from ft2.lora import SharedGate, remove_experts
 from ft2.pairs import DIMENSIONS, Preference, Store, read_pairs
 from ft2.runs import Progress, RunDir
@@ -22,7 +29,7 @@ from ft2.tlpo.reference import StoredReference, reference_identity, stored_refer
 from ft2.tlpo.step import PreferenceStep
 from ft2.wan.memory import encoders_of
 from ft2.wan.model import TalkingModel
-from ft2.wan.store import tensor_mark
+from ft2.wan.recompute import recompute_as
 from ft2.wan.weights import load_talking_model
 
 Result = dict[str, object]
@@ -70,9 +77,10 @@ class Stage:
             in_reference: What acts in the reference beside the base, for stored errors.
             keep: Takes what is wanted of the trained weights: after this ZeRO-3 has them in parts.
         """
-        frozen = _Frozen(self.model.dit, trainable)
+        frozen = FrozenWeights(self.model.dit, trainable)
         whole = self.model.dit if config.engine.zero_stage == 3 else None
-        step = PreferenceStep(self.model, gate, reference, trainable, config.dpo, whole)
+        later = recompute_as(config.gradient_checkpointing)
+        step = PreferenceStep(self.model, gate, reference, trainable, config.dpo, whole, later)
         engine = make_engine(config.engine, step, self.run.path)
         device = self.model.device
         try:
@@ -105,36 +113,6 @@ class Stage:
             return []
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         return [asdict(alarm) for alarm in find_alarms(lines)]
-
-
-class _Frozen:
-    """Marks of a network's frozen weights, experts included, before training.
-
-    ZeRO-3 has them in parts afterwards; those are not looked at.
-    """
-
-    def __init__(self, network: nn.Module, trainable: Mapping[str, nn.Parameter]) -> None:
-        """Take the marks (`tensor_mark`) of what is not among ``trainable``."""
-        trained = {id(parameter) for parameter in trainable.values()}
-        self._weights = {n: p for n, p in network.named_parameters() if id(p) not in trained}
-        self._marks = self._now()
-
-    def check(self) -> None:
-        """Refuse to save what was trained beside a base that changed.
-
-        Raises:
-            RunError: A weight has other values than before training.
-        """
-        changed = [name for name, mark in self._now().items() if mark != self._marks[name]]
-        if changed:
-            raise RunError(
-                f"{len(changed)} frozen weights changed in training, such as {changed[0]}",
-                "nothing was saved: this is an error of the program or of its engine",
-            )
-
-    def _now(self) -> dict[str, bytes]:
-        whole = {n: p for n, p in self._weights.items() if not hasattr(p, "ds_id")}
-        return {name: tensor_mark(name, parameter) for name, parameter in whole.items()}
 
 
 def read_view(config: StageConfig, view: View) -> tuple[Weighted, list[Preference]]:
@@ -201,7 +179,7 @@ def prepare_model(model: TalkingModel | None, config: StageConfig) -> TalkingMod
     model.dit.requires_grad_(False)
     model.dit.eval()
     if config.gradient_checkpointing:
-        model.dit.enable_gradient_checkpointing()
+        model.dit.enable_gradient_checkpointing(recompute_as(config.gradient_checkpointing))
     else:
         model.dit.disable_gradient_checkpointing()
     return model

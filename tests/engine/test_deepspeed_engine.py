@@ -10,14 +10,24 @@ import pytest
 pytest.importorskip("deepspeed")
 
 SCRIPT = """
-import hashlib, json, sys
+import contextlib, json, sys
 from pathlib import Path
 import torch
 from torch import nn
+import ft2.engine.zero as zero
 from ft2.config import EngineConfig
-from ft2.engine import make_engine, shutdown
+from ft2.engine import FrozenWeights, make_engine, shutdown
+from ft2.errors import RunError
+from ft2.runs import load_tensors
 
 torch.set_num_threads(1)
+made = zero.deepspeed_config
+def all_split(config):
+    settings = made(config)
+    if config.zero_stage == 3:  # weights as small as these would stay whole
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return settings
+zero.deepspeed_config = all_split
 out = Path(sys.argv[1])
 base = dict(learning_rate=1e-2, weight_decay=0.01, max_grad_norm=0.1, warmup_steps=3,
             micro_batch_size=4, accumulation_steps=2)
@@ -27,7 +37,7 @@ class Loss(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
-        self.a.bias.requires_grad_(False)
+        self.a.bias.requires_grad_(False).fill_(0.123)
 
     def forward(self, x, y):
         return ((self.b(torch.tanh(self.a(x))) - y) ** 2).mean(), {"y": float(y.mean())}
@@ -46,22 +56,59 @@ def train(engine, steps):
     return info
 
 def weights(engine):
-    with engine.gathered():
+    gather = contextlib.nullcontext
+    split = [p for p in engine.module.parameters() if hasattr(p, "ds_id") and not p.requires_grad]
+    if split:
+        from deepspeed.runtime.zero import GatheredParameters as gather
+    with engine.gathered(), gather(split):
         return {n: p.detach().clone() for n, p in engine.module.named_parameters()}
+
+def numbers(value):
+    # all numbers of all tensors anywhere in what a file holds
+    if isinstance(value, torch.Tensor):
+        return set(value.detach().flatten().tolist())
+    inner = value.values() if isinstance(value, dict) else value
+    return set().union(*map(numbers, inner)) if isinstance(value, (dict, list, tuple)) else set()
+
+def in_files(folder, engine):
+    # whether a checkpoint's files hold a frozen number, and a trained one
+    files = [p for p in folder.rglob("*") if p.suffix in (".pt", ".safetensors")]
+    found = set()
+    for path in files:
+        plain = path.suffix == ".safetensors"
+        found |= numbers(load_tensors(path)[0] if plain else torch.load(path, weights_only=False))
+    now = weights(engine)
+    return [len(files), float(now["a.bias"][0]) in found, float(now["b.bias"][0]) in found]
+
+def seen(frozen, parameter, stage):
+    # whether a changed number of a frozen weight is noticed, in the part that ZeRO-3 holds
+    frozen.check()
+    place = parameter.ds_tensor if stage == 3 else parameter.data
+    place.view(-1)[3] += 1e-6
+    try:
+        frozen.check()
+    except RunError as error:
+        return str(error)
 
 torch_engine = make_engine(EngineConfig(**base), Loss())
 info = train(torch_engine, data(6))
 expected = weights(torch_engine)
 result = {"norm": info.grad_norm}
+torch_engine.save(out / "torch")
+result["torch"] = {"files": in_files(out / "torch", torch_engine)}
 for stage in (0, 1, 2, 3):
     config = EngineConfig(kind="deepspeed", zero_stage=stage, **base)
-    engine = make_engine(config, Loss(), out)
+    module = Loss()
+    frozen = FrozenWeights(module, {n: p for n, p in module.named_parameters() if p.requires_grad})
+    engine = make_engine(config, module, out)
     info = train(engine, data(6))
     whole = weights(engine)
+    changed = seen(frozen, module.a.bias, stage)
     engine.close()
     half = make_engine(config, Loss())
     train(half, data(6)[:2])
     half.save(out / f"zero{stage}")
+    files = in_files(out / f"zero{stage}", half)
     half.close()
     rest = make_engine(config, Loss())
     rest.load(out / f"zero{stage}")
@@ -74,6 +121,8 @@ for stage in (0, 1, 2, 3):
         "resume_equal": all(torch.equal(whole[n], resumed[n]) for n in whole),
         "steps": rest.steps,
         "norm": info.grad_norm,
+        "files": files,
+        "changed": changed,
     }
 tampered = out / "zero2" / "deepspeed"
 victim = sorted(tampered.iterdir())[0]
@@ -114,6 +163,19 @@ def test_equals_plain_torch_and_resumes_bitwise(result: dict, stage: str) -> Non
     assert entry["resume_equal"]
     assert entry["steps"] == 6
     assert entry["norm"] == pytest.approx(result["norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "0", "1", "2", "3"])
+def test_checkpoints_hold_what_is_trained_and_nothing_frozen(result: dict, engine: str) -> None:
+    count, frozen, trained = result[engine]["files"]
+    assert count
+    assert trained
+    assert not frozen
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_a_frozen_weight_that_changed_is_seen(result: dict, stage: str) -> None:
+    assert "1 frozen weights changed in training, such as a.bias" in result[stage]["changed"]
 
 
 def test_a_checkpoint_that_changed_is_not_unpickled(result: dict) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ft2.config import EngineConfig
 from ft2.engine.base import Engine, StepInfo, autocast, check_resumable, env_int, learning_rate_at
+from ft2.engine.frozen import FrozenWeights
 from ft2.engine.processes import local_device, mean_over_ranks, rank_zero_first, shutdown
 from ft2.engine.single import TorchEngine
 from ft2.engine.zero import DeepSpeedEngine, deepspeed_config
@@ -20,6 +21,7 @@ from ft2.runs import write_json
 __all__ = [
     "DeepSpeedEngine",
     "Engine",
+    "FrozenWeights",
     "StepInfo",
     "TorchEngine",
     "autocast",
