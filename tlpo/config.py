@@ -59,8 +59,9 @@ class StageConfig(Config):
     """The talking model that is trained."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to train; with several processes each takes the card of its local rank."""
-    gradient_checkpointing: bool = False
-    """Recompute block activations in the backward pass."""
+    gradient_checkpointing: bool | Literal["keep_attention"] = False
+    """Compute blocks again in the backward pass instead of keeping what is in them; with
+    ``keep_attention`` without self-attention, whose outputs are kept: less time, more memory."""
     sigma: SigmaConfig = SigmaConfig()
     """Noise levels."""
     dpo: DpoConfig = DpoConfig()

@@ -49,6 +49,12 @@ def kept_by_block(config: StageConfig, architecture: Architecture, held: Held, w
     return tokens * (3 * d * 4 + numbers * width) + conditions * width
 
 
+def attention_output(architecture: Architecture, width: int) -> float:
+    """Return the bytes that self-attention gives in a block for one clip, with its log sums."""
+    dit = architecture.dit
+    return float(num_tokens(architecture) * (dit.dim * width + dit.num_attention_heads * 4))
+
+
 def _condition_tokens(architecture: Architecture) -> tuple[int, int, int]:
     """Return the text, image and audio tokens of one clip."""
     heard = audio_window(architecture) * architecture.clip.num_latent_frames
@@ -86,23 +92,30 @@ def in_passing(
     return rows * (tokens * token + embedded * width) + (d * f * width if merged else 0)
 
 
-def waiting(architecture: Architecture, trainable: int, pairs: int) -> float:
-    """Return the bytes that a decomposed backward holds until the rejected side's turn.
+def waiting(
+    config: StageConfig, architecture: Architecture, trainable: int, pairs: int, kept: float
+) -> float:
+    """Return the GiB that wait while a decomposed backward is busy with the other side.
 
-    The sum of gradients so far, which autograd adds up before it hands them on, and what the
-    rejected side is computed from anew: its noisy latents and the conditions.
+    For the rejected side's turn: its noisy latents and the conditions, from which it is computed
+    anew, and its kept outputs of attention. In its turn, when the chosen side's are gone, the sum
+    of gradients so far, which autograd adds up before it hands them on. The larger counts.
 
     Args:
+        config: The stage; nothing waits in a plain backward.
         architecture: Sizes of the model.
         trainable: Parameters in the optimiser.
         pairs: Pairs in a micro-batch times their draws.
+        kept: One side's kept outputs of attention in all blocks, in GiB.
     """
+    if not config.dpo.decomposed:
+        return 0.0
     clip, channels = architecture.clip, architecture.latent.channels
     place = clip.num_latent_frames * (clip.height // 8) * (clip.width // 8)
     words, pictures, heard = _condition_tokens(architecture)
     numbers = (2 * channels + 4) * place + words * architecture.text.d_model
     numbers += pictures * architecture.image.hidden_size + heard * architecture.audio.features
-    return 4.0 * (trainable + pairs * numbers)
+    return 4.0 * pairs * numbers / GIB + max(4.0 * trainable / GIB, kept)
 
 
 def _inputs(d: int, f: int) -> list[tuple[int, tuple[str, ...]]]:
@@ -139,6 +152,9 @@ def memory_gib(
     block = rows * kept_by_block(config, architecture, held, width) / GIB
     entrance = rows * num_tokens(architecture) * architecture.dit.dim * width / GIB
     layers, checkpointing = architecture.dit.num_layers, config.gradient_checkpointing
+    kept = 0.0
+    if checkpointing == "keep_attention":
+        kept = rows * attention_output(architecture, width) / GIB
     cast = (held.total if width < 4 else 0) + (base if width < stored else 0)
     return {
         "base": base * stored / GIB * part[3],
@@ -146,9 +162,9 @@ def memory_gib(
         "gradients": trainable * 4 / GIB * part[2],
         "adam": trainable * 8 / GIB * part[1],
         "master": trainable * 4 / GIB * part[1] if zero_stage in (1, 2) else 0.0,
-        "activations": layers * (entrance if checkpointing else block),
-        "workspace": block if checkpointing else 0.0,
+        "activations": layers * (entrance + kept if checkpointing else block),
+        "workspace": block - kept if checkpointing else 0.0,
         "cast": cast * width / GIB / (layers if checkpointing else 1),
         "passing": in_passing(config, architecture, held, width, rows) / GIB,
-        "waiting": waiting(architecture, trainable, draws) / GIB if config.dpo.decomposed else 0.0,
+        "waiting": waiting(config, architecture, trainable, draws, layers * kept),
     }

@@ -6,13 +6,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ft2.flow import add_noise, velocity_target
 from ft2.lora import Gate
 from ft2.tlpo import dpo
 from ft2.tlpo.data import Batch
 from ft2.wan.condition import Conditioning
+from ft2.wan.recompute import Recompute
 
 GateFunction = Callable[[Tensor], Gate | None]
 """Maps sigma [B] to expert weights [B, layers, K] or shared ones, or to None for the base."""
@@ -82,7 +82,7 @@ class Draws:
 
 
 def pair_velocities(
-    model: VelocityModel, draws: Draws, gate: GateFunction, split: bool = False
+    model: VelocityModel, draws: Draws, gate: GateFunction, later: Recompute | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return one network's velocities on (chosen, rejected), each [B * N, C, f, h, w].
 
@@ -90,23 +90,20 @@ def pair_velocities(
         model: The generator.
         draws: Pairs, noise levels and noise.
         gate: Expert weights for each noise level.
-        split: One pass a side instead of one for both, the rejected side first; that side is
-            recomputed in the backward pass, which goes through the chosen side first (autograd
-            takes what was made last): the activations of one side at a time are held. This
-            decomposed backward is exact and costs half a forward pass more.
+        later: One pass a side instead of one for both, the rejected side first and by this way of
+            recomputing; the backward pass goes through the chosen side first (autograd takes what
+            was made last): the activations of one side at a time are held. This decomposed
+            backward is exact and costs half a forward pass more.
     """
     sigma, noise, cond = draws.sigma, draws.noise, draws.cond
     noisy = [add_noise(clean, noise, sigma) for clean in draws.clean]
-    if not split:
+    if later is None:
         level = torch.cat((sigma, sigma))
         cond2 = Conditioning.cat([cond, cond])
         sides = model.velocity(torch.cat(noisy), level, cond2, gate(level)).chunk(2)
         return sides[0], sides[1]
     weights = gate(sigma)
-    rejected: Tensor = checkpoint(
-        model.velocity, noisy[1], sigma, cond, weights,
-        use_reentrant=False, preserve_rng_state=False,
-    )  # fmt: skip
+    rejected: Tensor = later(model.velocity, noisy[1], sigma, cond, weights)
     return model.velocity(noisy[0], sigma, cond, weights), rejected
 
 

@@ -9,6 +9,7 @@ from ft2.tlpo import dpo
 from ft2.tlpo.config import DpoConfig
 from ft2.tlpo.data import Batch
 from ft2.tlpo.passes import Draws, GateFunction, VelocityModel, pair_velocities
+from ft2.wan.recompute import Recompute, recompute
 
 Stats = dict[str, Tensor]
 """What a step says of its pairs; every tensor has the pairs as first dimension."""
@@ -25,6 +26,7 @@ class PreferenceStep(nn.Module):
         trainable: Mapping[str, nn.Parameter],
         config: DpoConfig,
         whole: nn.Module | None = None,
+        later: Recompute = recompute,
     ) -> None:
         """Join the parts.
 
@@ -35,10 +37,12 @@ class PreferenceStep(nn.Module):
             trainable: Parameters to train, by name.
             config: Loss settings.
             whole: A module to register as well, for engines that split frozen weights (ZeRO-3).
+            later: How a decomposed backward computes the rejected side again.
         """
         super().__init__()
         self._model = (model,)
         self._gate, self._reference_gate, self._config = gate, reference_gate, config
+        self._later = later
         if whole is not None:
             self.whole = whole
         registered = {id(p) for p in self.parameters()}
@@ -99,7 +103,7 @@ class PreferenceStep(nn.Module):
 
     def _velocities(self, draws: Draws, gate: GateFunction) -> tuple[Tensor, Tensor]:
         split = self._config.decomposed and torch.is_grad_enabled()
-        return pair_velocities(self._model[0], draws, gate, split)
+        return pair_velocities(self._model[0], draws, gate, self._later if split else None)
 
     def _losses(self, errors: dpo.PairErrors) -> tuple[Tensor, Tensor]:
         """Return (loss, margin z) of each pair, [B]."""

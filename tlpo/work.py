@@ -26,6 +26,8 @@ class Forward:
     """Linears on text, image and audio tokens: nothing backward."""
     attention: float
     """Attention products: 2.5 times as much backward."""
+    own: float
+    """Those of self-attention."""
 
     @property
     def total(self) -> float:
@@ -69,7 +71,8 @@ def forward_flops(architecture: Architecture) -> Forward:
     embedded = 2 * (text.d_model * d + d * d) * words
     embedded += 2 * (image.hidden_size**2 + image.hidden_size * d) * pictures
     seen = tokens + words + pictures + window
-    return Forward(video, layers * keys + embedded, layers * 4 * tokens * seen * d)
+    own = float(layers * 4 * tokens**2 * d)
+    return Forward(video, layers * keys + embedded, layers * 4 * tokens * seen * d, own)
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,10 @@ def pair_flops(
     """
     base, experts = forward_flops(architecture), expert_flops(architecture, held)
     policy = base.total + experts
-    forwards = 1 + config.gradient_checkpointing + config.dpo.decomposed / 2
+    again = policy - base.own if config.gradient_checkpointing == "keep_attention" else policy
+    times = bool(config.gradient_checkpointing) + config.dpo.decomposed / 2
     trained = 2 if isinstance(config, ExpertConfig) else 1
-    side = forwards * policy + base.backward + trained * experts
+    side = policy + times * again + base.backward + trained * experts
     if not config.sigma.stored_draws:
         merged = isinstance(config, FusionConfig) and config.reference == "initial"
         side += policy if merged else base.total

@@ -21,6 +21,7 @@ from ft2.tlpo.step import PreferenceStep
 from ft2.tlpo.work import Held
 from ft2.wan.memory import encoders_of
 from ft2.wan.model import TalkingModel
+from ft2.wan.recompute import recompute_as
 from ft2.wan.spec import WanSpec
 from ft2.wan.weights import load_talking_model
 
@@ -72,7 +73,9 @@ class Nano:
         return sum(plan[part] for part in parts) * GIB
 
 
-def nano(stage: str, pairs: int, *, checkpointing: bool = False, decomposed: bool = False) -> Nano:
+def nano(
+    stage: str, pairs: int, *, checkpointing: bool | str = False, decomposed: bool = False
+) -> Nano:
     model = load_talking_model(WanSpec(weights="nano"), torch.device("cpu"))
     architecture, dit = model.architecture, model.dit
     layers = architecture.dit.num_layers
@@ -98,7 +101,7 @@ def nano(stage: str, pairs: int, *, checkpointing: bool = False, decomposed: boo
             return gate(timestep_features(dit, sigma))
 
     if checkpointing:
-        dit.enable_gradient_checkpointing()
+        dit.enable_gradient_checkpointing(recompute_as(checkpointing))
     clip = architecture.clip
     portrait = np.full((1, clip.height, clip.width, 3), 128, np.uint8)
     sound = np.random.default_rng(0).standard_normal(clip.num_samples).astype(np.float32)
@@ -106,7 +109,8 @@ def nano(stage: str, pairs: int, *, checkpointing: bool = False, decomposed: boo
     shape = (pairs, *model.latent_shape())
     batch = Batch(torch.randn(shape), torch.randn(shape), cond, None)
     dpo = DpoConfig(beta=500, decomposed=decomposed)
-    step = PreferenceStep(model, weights, base_gate, trainable, dpo)
+    later = recompute_as(checkpointing)
+    step = PreferenceStep(model, weights, base_gate, trainable, dpo, later=later)
     sigma, noise = torch.rand(pairs, 1), torch.randn(pairs, 1, *shape[1:])
     held = Held.of(
         (n, x.lora_A.numel() + x.lora_B.numel(), x.lora_A.shape[0]) for n, x in fused_linears(dit)

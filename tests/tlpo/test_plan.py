@@ -74,6 +74,10 @@ def test_full_pair() -> None:
     stored = pair_tflop(small, "sigma.stored_draws=4")
     assert stored == pytest.approx(6630, rel=0.02)
     assert pair_tflop(small, "dpo.decomposed=true") == pytest.approx(8450 + 910, rel=0.02)
+    keep = "gradient_checkpointing=keep_attention"
+    assert pair_tflop(small, keep) == pytest.approx(7660, rel=0.02)
+    both = pair_tflop(small, keep, "dpo.decomposed=true")
+    assert both == pytest.approx(7660 + 910 - 379, rel=0.02)
     assert pair_tflop() > 1.01 * pair_tflop(small)
 
 
@@ -98,6 +102,9 @@ def test_memory_is_shared_by_zero_stage() -> None:
     assert parts[2]["gradients"] == pytest.approx(parts[0]["gradients"] / 8)
     inputs = 4 * 40 * 21_504 * 5120 * 2 / 2**30  # two sides, two draws, block inputs in bf16
     assert parts[2]["activations"] == pytest.approx(inputs)
+    keep = config.model_copy(update={"gradient_checkpointing": "keep_attention"})
+    more = memory_gib(keep, FULL, base, trainable, held, 2, 8)["activations"] - inputs
+    assert more == pytest.approx(inputs * (1 + 4 / 256))  # as wide as inputs, a number a head
     block = 4 * kept_by_block(config, FULL, held, 2) / 2**30
     assert parts[2]["workspace"] == pytest.approx(block)
     # a token: 3 inputs of layer norms in fp32, 13 numbers of 5120 and the feed-forward's 13824, and

@@ -6,12 +6,12 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ft2.lora import Gate, layer_gate
 from ft2.wan.block import AudioProjection, TalkingBlock
 from ft2.wan.identity import IdentityFormer
 from ft2.wan.intensity import MotionIntensity
+from ft2.wan.recompute import recompute
 from ft2.wan.spec import Architecture
 
 FP32_PARTS = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "intensity.")
@@ -87,6 +87,7 @@ class TalkingTransformer(WanTransformer3DModel):
         self.proj_model = AudioProjection(audio_features, audio_dim)
         self.identity: IdentityFormer | None = None
         self.intensity: MotionIntensity | None = None
+        self._gradient_checkpointing_func = recompute
 
     def forward(
         self,
@@ -139,7 +140,7 @@ class TalkingTransformer(WanTransformer3DModel):
             conditions = (text, image, modulation, rotary, audio, audio_mask, audio_scale)
             arguments = (x, *conditions, layer_gate(gate, index), known, identity_scale)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, *arguments, use_reentrant=False)
+                x = self._gradient_checkpointing_func(block, *arguments)
             else:
                 x = block(*arguments)
         return self._project(x, temb, grid)
