@@ -84,7 +84,14 @@ def generate(
         recorded, portrait, audio, policy = read_record(again)
         source, overrides = None, [*recorded, *overrides]
     _check_paths(portrait, audio, policy, critic)
-    from ft2.cli.generate_run import TALKING, find_judge, make_batch, make_one, plan_one
+    from ft2.cli.generate_run import (
+        TALKING,
+        check_policy,
+        find_judge,
+        make_batch,
+        make_one,
+        plan_one,
+    )
     from ft2.config import load_config
     from ft2.generator.config import GenerateConfig
     from ft2.generator.record import Job
@@ -94,6 +101,7 @@ def generate(
         return
     config = load_config(GenerateConfig, source, overrides)
     judge = find_judge(critic, config, several=not ui)
+    check_policy(policy, config)
     if dry_run:
         plan_one(config, portrait, audio, output or TALKING, judge, json)
     elif ui:
@@ -154,6 +162,6 @@ def _check_paths(
                 f"the {name} '{path}' is not a directory", f"give a run of ft2 {command} train"
             )
     if policy is not None:
-        from ft2.tlpo.policy import find_policy
+        from ft2.tlpo.policy_files import find_policy
 
         find_policy(policy)

@@ -51,6 +51,18 @@ def find_judge(critic: Path | None, config: GenerateConfig, several: bool = True
     return Judge(score, clip.seconds - 0.5 / clip.fps)
 
 
+def check_policy(policy: Path | None, config: GenerateConfig) -> None:
+    """Refuse a policy of another base before the base is loaded.
+
+    Raises:
+        UsageError: It is one, or there are no such weights.
+    """
+    if policy is not None:
+        from ft2.tlpo.fits import check_fit
+
+        check_fit(policy, config.model)
+
+
 def plan_one(
     config: GenerateConfig,
     portrait: Path | None,
@@ -116,6 +128,7 @@ def make_batch(
     """Make the videos of a list."""
     config = load_config(GenerateConfig, source, overrides)
     judge = find_judge(critic, config)
+    check_policy(policy, config)
     if output is None or output.is_file():
         raise UsageError("with --batch the output is a directory", "write -o DIR")
     jobs = []

@@ -101,7 +101,7 @@ def merge(
     up to 0.6, the third above.
     """
     from ft2.tlpo.experts import EXPERT_NAMES, expert_dimension, find_adapter
-    from ft2.tlpo.policy import save_policy
+    from ft2.tlpo.policy_files import save_policy
 
     found: dict[ExpertName, Path] = {}
     for path in expert:

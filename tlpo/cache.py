@@ -8,7 +8,7 @@ half-filled one is simply completed.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from ft2.tlpo.masks import box_mask, latent_mask
 from ft2.wan.branches import branch_of
 from ft2.wan.condition import Conditioning
 from ft2.wan.model import TalkingModel
+from ft2.wan.spec import Architecture
 from ft2.wan.store import Store, chunks, tensor_mark
 
 CACHE_VERSION = 1
@@ -97,13 +98,17 @@ def fingerprint(model: TalkingModel, config: CacheConfig) -> str:
 
 def model_hash(model: TalkingModel) -> str:
     """Return a hash of the base: architecture and marks of every frozen tensor (`tensor_mark`)."""
-    base = model.architecture.model_dump_json(exclude={"identity", "motion"})
-    digest = hashlib.sha256(base.encode())
     modules = (model.dit, model.codec, model.space, model.text, model.image, model.speech)
-    for module in modules:
-        if not isinstance(module, torch.nn.Module):
-            continue
-        for name, value in sorted(module.state_dict().items()):
+    own = [m.state_dict() for m in modules if isinstance(m, torch.nn.Module)]
+    return base_hash(model.architecture, own)
+
+
+def base_hash(architecture: Architecture, states: Iterable[Mapping[str, Tensor]]) -> str:
+    """Return the hash of a base from the tensors of its modules, in `model_hash`'s order."""
+    own = architecture.model_dump_json(exclude={"identity", "motion"})
+    digest = hashlib.sha256(own.encode())
+    for state in states:
+        for name, value in sorted(state.items()):
             if name.rpartition(".")[2].startswith("lora_") or branch_of(name) is not None:
                 continue
             digest.update(tensor_mark(name, value))

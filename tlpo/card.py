@@ -9,7 +9,7 @@ from ft2.files import write_atomic
 from ft2.hub import PlannedFile, PushPlan, check_repo_name
 from ft2.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft2.runs import read_json
-from ft2.tlpo.policy import GATE_FILE, POLICY_FILE, check_files, read_policy
+from ft2.tlpo.policy_files import GATE_FILE, POLICY_FILE, check_files, read_policy
 
 CARD = "README.md"
 

@@ -24,7 +24,8 @@ from ft2.tlpo.config import ExpertConfig, FusionConfig
 from ft2.tlpo.experts import ExpertName
 from ft2.tlpo.gate import GateTable
 from ft2.tlpo.methods import Changes, Method, changed, switch_table
-from ft2.tlpo.policy import Policy, save_policy
+from ft2.tlpo.policy import Policy
+from ft2.tlpo.policy_files import save_policy
 from ft2.tlpo.train import train_expert, train_fusion
 from ft2.wan.model import TalkingModel
 

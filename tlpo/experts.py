@@ -70,12 +70,7 @@ def install_policy_experts(model: TalkingModel, experts: Mapping[ExpertName, Pat
     configs, targets = [], set()
     for name, folder in experts.items():
         config, _ = read_adapter(folder)
-        trained_on = adapter_base(folder)
-        if trained_on not in (None, base):
-            raise UsageError(
-                f"the {name} expert {folder} was trained on another base model",
-                hint="load the base weights that the run's config.yaml names",
-            )
+        check_base(name, folder, base)
         configs.append(config)
         targets.add(tuple(sorted(config["target_modules"])))
     if len(targets) != 1:
@@ -89,6 +84,19 @@ def install_policy_experts(model: TalkingModel, experts: Mapping[ExpertName, Pat
     for index, folder in enumerate(experts.values()):
         load_expert(model.dit, index, folder)
     model.dit.requires_grad_(False)
+
+
+def check_base(name: str, adapter: Path, base: str) -> None:
+    """Refuse an adapter that says it was trained on another base than the one of a `model_hash`.
+
+    Raises:
+        UsageError: It does.
+    """
+    if adapter_base(adapter) not in (None, base):
+        raise UsageError(
+            f"the {name + ' ' if name else ''}expert {adapter} was trained on another base model",
+            hint="load the base weights that the run's config.yaml names",
+        )
 
 
 def adapter_base(folder: Path) -> str | None:

@@ -18,7 +18,7 @@ from ft2.errors import UsageError
 from ft2.lora import PEFT_PREFIX, read_adapter
 from ft2.runs import save_tensors
 from ft2.tlpo.experts import find_adapter
-from ft2.tlpo.policy import POLICY_FILE, read_policy
+from ft2.tlpo.policy_files import POLICY_FILE, read_policy
 
 ExportFormat = Literal["comfyui", "kohya", "diffsynth"]
 

@@ -3,24 +3,25 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ft2.flow import TIMESTEP_SCALE
 from ft2.lora import ADAPTER_WEIGHTS, install_experts, read_adapter, remove_experts, save_expert
 from ft2.pairs import STORES, read_pairs
 from ft2.report.data import GateMap
 from ft2.runs import Progress, Silent, check_output, hash_file
 from ft2.tlpo.cache import fill_cache, unique_clips
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
-from ft2.tlpo.diagnostics import gate_alarms, latent_alarms
+from ft2.tlpo.diagnostics import latent_alarms
 from ft2.tlpo.experts import ExpertName, install_policy_experts, ordered
-from ft2.tlpo.gate import FusionGate, make_gate, share_entropy, timestep_features
+from ft2.tlpo.gate import FusionGate, make_gate, timestep_features
+from ft2.tlpo.gate_findings import average, gate_findings, gate_map, levels
 from ft2.tlpo.opening import check_start, opened_run
 from ft2.tlpo.passes import GateFunction, base_gate
-from ft2.tlpo.policy import save_policy
+from ft2.tlpo.policy_files import save_policy
 from ft2.tlpo.report import write_run_report
 from ft2.tlpo.stage import Result, Stage, constant, open_stage, prepare_model, read_view
 from ft2.wan.model import TalkingModel
@@ -52,25 +53,13 @@ def train_expert(
         UsageError: The dataset has too few pairs, or an input does not fit.
         Interrupted: A signal came; ``resume`` goes on.
     """
-    check_output(output, resume=resume)
-    pairs = read_view(config, config.view)
-    if model is None:
-        check_start(config, output)
-    with opened_run(config, output, resume=resume) as run:
-        if run.result is not None:
-            return run.result
-        stage = open_stage(run, config, pairs, model, progress or Silent())
-        try:
-            result = _expert_stage(config, stage)
-        finally:
-            remove_experts(stage.model.dit)
-        if run.writes:
-            write_run_report(run.path, f"Expert: {config.dimension}", result)
-        run.finish(result)
-    return result
+    return _run_stage(
+        config, output, f"Expert: {config.dimension}", partial(_expert_stage, config),
+        resume=resume, progress=progress, model=model,
+    )  # fmt: skip
 
 
-def _expert_stage(config: ExpertConfig, stage: Stage) -> Result:
+def _expert_stage(config: ExpertConfig, stage: Stage) -> tuple[Result, None]:
     dit, adapter = stage.model.dit, stage.run.path / "adapter"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
@@ -90,7 +79,7 @@ def _expert_stage(config: ExpertConfig, stage: Stage) -> Result:
         {},
     )
     result["norm_b"] = _norm_b(adapter)
-    return result
+    return result, None
 
 
 def train_fusion(
@@ -120,31 +109,20 @@ def train_fusion(
     """
     check_output(output, resume=resume)
     experts = ordered(dict(config.experts.items()))
-    pairs = read_view(config, config.view)
-    if model is None:
-        check_start(config, output)
-    with opened_run(config, output, resume=resume) as run:
-        if run.result is not None:
-            return run.result
-        stage = open_stage(run, config, pairs, model, progress or Silent())
-        try:
-            install_policy_experts(stage.model, experts)
-            result, weights = _fusion_stage(config, stage, experts)
-        finally:
-            remove_experts(stage.model.dit)
-        if run.writes:
-            write_run_report(run.path, "Fusion gate", result, weights)
-        run.finish(result)
-    return result
+    return _run_stage(
+        config, output, "Fusion gate", partial(_fusion_stage, config, experts),
+        resume=resume, progress=progress, model=model,
+    )  # fmt: skip
 
 
 def _fusion_stage(
-    config: FusionConfig, stage: Stage, experts: Mapping[ExpertName, Path]
+    config: FusionConfig, experts: Mapping[ExpertName, Path], stage: Stage
 ) -> tuple[Result, GateMap]:
     model, policy = stage.model, stage.run.path / "policy"
+    install_policy_experts(model, experts)
     gate, reference = _make_gates(config, model, len(experts))
     trained = copy.deepcopy(gate)
-    tau = _levels(config, model)  # now: ZeRO-3 will have the embedder in parts
+    tau = levels(model, config.gate.input)  # now: ZeRO-3 will have the embedder in parts
     in_reference: dict[str, object] = {}
     if config.reference == "initial":
         files = {name: hash_file(path / ADAPTER_WEIGHTS) for name, path in experts.items()}
@@ -158,48 +136,41 @@ def _fusion_stage(
         _gate_function(config, model, gate),
         reference,
         trainable,
-        lambda: save_policy(policy, experts, gate, config.gate, stage.base, _average(gate, tau)),
+        lambda: save_policy(policy, experts, gate, config.gate, stage.base, average(gate, tau)),
         in_reference,
         lambda: trained.load_state_dict({n: t.detach() for n, t in gate.state_dict().items()}),
     )
-    result |= _gate_findings(trained, tau, list(experts), result)
-    return result, _gate_map(trained, tau, list(experts))
+    result |= gate_findings(trained, tau, list(experts), result)
+    return result, gate_map(trained, tau, list(experts))
 
 
-@torch.no_grad()
-def _gate_map(gate: FusionGate, tau: Tensor, experts: list[ExpertName]) -> GateMap:
-    """Return the gate's weights for the heat map (the mean over a layer's linears)."""
-    levels = _LEVELS[1::2]
-    table = gate(tau[1::2]).cpu()
-    table = table.mean(2) if table.ndim == 4 else table
-    weights: dict[str, list[list[float]]] = {
-        name: table[..., k].t().tolist() for k, name in enumerate(experts)
-    }
-    return GateMap((TIMESTEP_SCALE * levels).tolist(), weights)
-
-
-def _gate_findings(
-    gate: FusionGate, tau: Tensor, experts: list[ExpertName], result: Mapping[str, object]
+def _run_stage(
+    config: ExpertConfig | FusionConfig,
+    output: Path,
+    title: str,
+    work: Callable[[Stage], tuple[Result, GateMap | None]],
+    *,
+    resume: bool,
+    progress: Progress | None,
+    model: TalkingModel | None,
 ) -> Result:
-    """Return mean weights, entropy, total strength and alarms of a trained gate."""
-    with torch.no_grad():
-        table, share = gate(tau).cpu(), gate.shares(tau).cpu()
-    axes = tuple(range(table.ndim - 1))
-    greatest = dict(zip(experts, share.amax(tuple(range(share.ndim - 1))).tolist(), strict=True))
-    entropy = share_entropy(share)
-    steps, alarms = result["steps"], result["alarms"]
-    assert isinstance(steps, int)
-    assert isinstance(alarms, list)
-    if gate.form != "sigmoid":
-        alarms = alarms + [asdict(a) for a in gate_alarms(steps, entropy, greatest)]
-    total = table.sum(-1)
-    return {
-        "mean_weights": dict(zip(experts, table.mean(axes).tolist(), strict=True)),
-        "entropy": entropy,
-        "greatest_share": greatest,
-        "total_weight": [float(total.min()), float(total.mean()), float(total.max())],
-        "alarms": alarms,
-    }
+    """Open a run, have ``work`` train in it, and write its report and its result."""
+    check_output(output, resume=resume)
+    pairs = read_view(config, config.view)
+    if model is None:
+        check_start(config, output)
+    with opened_run(config, output, resume=resume) as run:
+        if run.result is not None:
+            return run.result
+        stage = open_stage(run, config, pairs, model, progress or Silent())
+        try:
+            result, weights = work(stage)
+        finally:
+            remove_experts(stage.model.dit)
+        if run.writes:
+            write_run_report(run.path, title, result, weights)
+        run.finish(result)
+    return result
 
 
 def encode_dataset(
@@ -237,23 +208,6 @@ def _norm_b(adapter: Path) -> float:
     """Return the norm of all up-projections in the saved file: 0 means nothing was learned."""
     tensors = read_adapter(adapter)[1]
     return sum(float(t.norm() ** 2) for n, t in tensors.items() if ".lora_B." in n) ** 0.5
-
-
-_LEVELS = torch.linspace(0.02, 1, 50)
-"""Noise levels at which a trained gate is looked at."""
-
-
-def _levels(config: FusionConfig, model: TalkingModel) -> Tensor:
-    """Return timestep features of these levels."""
-    return timestep_features(model.dit, _LEVELS.to(model.device), config.gate.input)
-
-
-@torch.no_grad()
-def _average(gate: FusionGate, tau: Tensor) -> list[list[float]]:
-    """Return the gate's mean weights over noise levels (and a layer's linears), [layers][K]."""
-    table = gate(tau).mean(0)
-    mean: list[list[float]] = (table.mean(1) if table.ndim == 3 else table).tolist()
-    return mean
 
 
 def _gate_function(

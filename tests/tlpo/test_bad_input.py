@@ -19,7 +19,8 @@ from ft2.tlpo.cache import Cache, _mask_or_nothing
 from ft2.tlpo.config import ExpertConfig, MaskConfig
 from ft2.tlpo.data import PairData
 from ft2.tlpo.gate import FusionGate
-from ft2.tlpo.policy import load_policy, save_policy
+from ft2.tlpo.policy import load_policy
+from ft2.tlpo.policy_files import save_policy
 from ft2.tlpo.stage import read_view
 from ft2.tlpo.train import train_expert
 

@@ -18,7 +18,7 @@ from ft2.tlpo.experts import find_adapter
 from ft2.tlpo.export import export_lora
 from ft2.tlpo.gate import GateTable
 from ft2.tlpo.options import ATTENTION_TARGETS, FFN_TARGETS
-from ft2.tlpo.policy import save_policy
+from ft2.tlpo.policy_files import save_policy
 
 TARGETS = [*ATTENTION_TARGETS, *FFN_TARGETS]
 

@@ -11,7 +11,7 @@ from ft2.__main__ import main
 from ft2.errors import RunError, UsageError
 from ft2.hub import push
 from ft2.tlpo.card import plan_policy_push, policy_maker
-from ft2.tlpo.policy import save_policy
+from ft2.tlpo.policy_files import save_policy
 
 
 class Hub:

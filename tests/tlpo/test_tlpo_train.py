@@ -25,7 +25,8 @@ from ft2.lora import fused_linears, read_adapter
 from ft2.runs import Silent, load_tensors
 from ft2.tlpo.config import DpoConfig, FusionConfig, GateConfig, MaskConfig
 from ft2.tlpo.gate import FusionGate, timestep_features
-from ft2.tlpo.policy import load_policy, save_policy, static_policy
+from ft2.tlpo.policy import load_policy
+from ft2.tlpo.policy_files import save_policy
 from ft2.tlpo.stage import read_view
 from ft2.tlpo.train import train_expert, train_fusion
 
@@ -285,9 +286,12 @@ def test_fusion_resumes_with_the_initial_merge_as_reference(
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
-def test_static_policies_and_switches(world: World, experts: dict[str, Path]) -> None:
+def test_static_policies_and_switches(
+    world: World, experts: dict[str, Path], tmp_path: Path
+) -> None:
     sigma = torch.tensor([0.1, 0.9])
-    merge = static_policy(experts, 2 / 3, world.model)
+    save_policy(tmp_path, experts, 2 / 3)
+    merge = load_policy(tmp_path, world.model)
     assert merge.gate(sigma).tolist() == [[[pytest.approx(2 / 3)] * 3] * 2] * 2
     assert merge.only("lip").gate(sigma)[0, 0].tolist() == [0, 1, 0]
     alone = channel_gain(world, merge.only("lip").gate, range(3))
@@ -296,7 +300,7 @@ def test_static_policies_and_switches(world: World, experts: dict[str, Path]) ->
     with pytest.raises(UsageError, match="another policy"):
         merge.gate(sigma)
     with pytest.raises(UsageError, match="2 weights"):
-        static_policy(experts, [1.0, 1.0], world.model)
+        save_policy(tmp_path, experts, [1.0, 1.0])
 
 
 def test_policy_round_trip(world: World, experts: dict[str, Path], tmp_path: Path) -> None:
