@@ -24,6 +24,8 @@ from ft2.tlpo.config import (
     CacheConfig,
     DpoConfig,
     ExpertConfig,
+    FusionConfig,
+    GateConfig,
     LoopConfig,
     LoraConfig,
     SigmaConfig,
@@ -174,6 +176,18 @@ def expert_config(
         "engine": EngineConfig(learning_rate=1e-2, micro_batch_size=4, warmup_steps=3),
     }  # fmt: skip
     return ExpertConfig(**{**values, **changes})
+
+
+def fusion_config(world: World, experts: dict[str, Path], **changes) -> FusionConfig:
+    base = expert_config(world, steps=15).model_dump(exclude={"stage", "dimension", "lora"})
+    base |= {"experts": experts, "gate": GateConfig(bias_init=1 / 3), "dpo": DpoConfig(beta=60)}
+    return FusionConfig(**{**base, **changes})
+
+
+def metrics(path: Path) -> list[dict[str, object]]:
+    lines = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
+    times = ("seconds", "perf_")
+    return [{k: v for k, v in line.items() if not k.startswith(times)} for line in lines]
 
 
 def channel_gain(world: World, gate, channels: Sequence[int], conditions: int = 16) -> list[float]:
