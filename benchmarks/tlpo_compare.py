@@ -1,8 +1,9 @@
 """Record a finished comparison of methods and print its table for the docs.
 
-    python benchmarks/tlpo_compare.py RUN [--out benchmarks/results/tlpo_compare.json]
+    python benchmarks/tlpo_compare.py RUN [FILE]
 
-RUN is what `ft2 tlpo compare benchmarks/tlpo_compare.yaml -o RUN` made. Nothing is measured here.
+RUN is what `ft2 tlpo compare FILE -o RUN` made, FILE benchmarks/tlpo_compare.yaml or another; the
+record gets its name. Nothing is measured here.
 """
 
 import argparse
@@ -16,22 +17,27 @@ from machine import header
 from ft2.files import read_json
 from ft2.pairs import DIMENSIONS
 
-RESULT = Path(__file__).parent / "results" / "tlpo_compare.json"
-COMMAND = "ft2 tlpo compare benchmarks/tlpo_compare.yaml -o runs/table"
+FILE = Path("benchmarks/tlpo_compare.yaml")
+RESULTS = Path(__file__).parent / "results"
+STEPS = "an expert 40 of rank 16, a gate 40, one LoRA 160 of rank 48, or fewer"
 
 
-def recorded(run: Path) -> dict[str, Any]:
-    """Return what is kept of a comparison."""
+def recorded(run: Path, file: Path) -> dict[str, Any]:
+    """Return what is kept of a comparison that a file asked for."""
     table = read_json(run / "table.json")
     own = read_json(run / "command.json")
     return {
-        "machine": {**header(), "command": COMMAND, "torch": own["packages"]["torch"]},
+        "machine": {
+            **header(),
+            "command": f"ft2 tlpo compare {file} -o runs/table",
+            "torch": own["packages"]["torch"],
+        },
         "setting": {
             "weights": "nano",
             "dataset": "the demo's, made with the presets of its date",
             "validation": "24 conditions of the puppets' split dev",
             "test": f"{table['conditions']} conditions on 12 unseen faces",
-            "steps": "an expert 40 or 24, a gate 40 or 20, one LoRA 160 or 80",
+            "steps": STEPS,
         },
         "conditions": table["conditions"],
         "seeds": table["seeds"],
@@ -83,10 +89,10 @@ def main() -> None:
     """Record a comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("file", type=Path, nargs="?", default=FILE)
     options = parser.parse_args()
-    report = recorded(options.run)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    report = recorded(options.run, options.file)
+    (RESULTS / f"{options.file.stem}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(markdown(report))
 
 

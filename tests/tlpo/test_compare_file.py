@@ -20,6 +20,7 @@ from ft2.tlpo.config import ExpertConfig, FusionConfig
 from ft2.tlpo.methods import METHODS, changed
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "tlpo_compare.yaml"
+WINDOWS = FILE.with_name("tlpo_compare_windows.yaml")
 STEPS = "loop.num_steps"
 
 
@@ -45,12 +46,27 @@ def test_every_candidate_fits_its_config_and_its_budget() -> None:
             changes = method.of(number)
             if method.kind == "single":
                 one = changed(experts["motion"], {"dimension": "mixed", STEPS: budget, **changes})
-                assert one.loop.num_steps in (80, 160), name
+                assert one.loop.num_steps in (20, 40, 80, 160), name
+                assert one.lora.rank in (16, 48), name
             elif method.kind == "gate":
                 assert changed(fusion, changes).loop.num_steps <= fusion.loop.num_steps
+        ranks = [method.of(n).get("lora.rank") for n in range(len(method.candidates))]
+        assert method.kind != "single" or 3 * experts["motion"].lora.rank in ranks, name
     for d, config in experts.items():
         for changes in settings.sweep[f"expert-{d}"]:
             assert changed(config, changes).loop.num_steps <= config.loop.num_steps
+
+
+def test_experts_on_windows_of_noise_leave_no_level_out() -> None:
+    settings = load_config(CompareConfig, str(WINDOWS))
+    experts, fusion = stages(settings)
+    windows = sorted(config.sigma.window for config in experts.values())
+    assert [low for low, _ in windows] == [0.0, *(high for _, high in windows[:-1])]
+    assert windows[-1][1] == 1.0
+    methods = methods_of(settings)
+    assert [high for _, high in windows[:-1]] == list(methods["switch"].of(0)["edges"])  # type: ignore[call-overload]
+    for number in range(len(methods["gate"].candidates)):
+        changed(fusion, methods["gate"].of(number))
 
 
 def small(path: Path) -> Path:
