@@ -32,7 +32,7 @@ def step_metrics(stats: Stats, sigma: SigmaConfig) -> dict[str, object]:
         ``chosen_worse`` (share of D_chosen > 0), ``rejected_share`` (D_rejected over D_rejected -
         D_chosen: 1 means that only the rejected side moves), ``kl_proxy`` (and ``_outside`` the
         mask), ``safeguard`` where they are known, ``dropped`` (pairs of weight 0), and ``bins``:
-        count, d_chosen and d_rejected in each tenth of the noise levels.
+        the count of draws, and means of what is known of each draw, by tenth of the noise levels.
     """
     whole = {name: value.double().cpu() for name, value in stats.items()}
     kept = whole["weight"] > 0
@@ -64,16 +64,22 @@ def step_metrics(stats: Stats, sigma: SigmaConfig) -> dict[str, object]:
 
 
 def noise_bins(stats: Stats, kept: Tensor, sigma: SigmaConfig) -> dict[str, list[float | None]]:
-    """Return count and mean differences by tenth of the noise-level distribution."""
+    """Return the count of draws and means over them by tenth of the noise-level distribution.
+
+    Of ``d_chosen``, ``d_rejected``, ``implicit_accuracy`` (of single draws) and what else the stats
+    have of each draw; None where there is no draw.
+    """
     quantile = sigma_quantiles(
         stats["sigma"][kept].flatten(), mean=sigma.mean, std=sigma.std, shift=sigma.shift
     )
     place = (quantile * NUM_BINS).long().clamp(0, NUM_BINS - 1)
     count = torch.bincount(place, minlength=NUM_BINS)
     found: dict[str, list[float | None]] = {"count": count.tolist()}
-    for name in ("d_chosen", "d_rejected"):
-        total = torch.zeros(NUM_BINS, dtype=torch.float64)
-        total.index_add_(0, place, stats[name][kept].flatten())
+    draws = {name: value[kept].flatten() for name, value in stats.items() if value.ndim == 2}
+    draws["implicit_accuracy"] = implicit_accuracy(draws["d_chosen"], draws["d_rejected"]).double()
+    del draws["sigma"]
+    for name, values in draws.items():
+        total = torch.zeros(NUM_BINS, dtype=torch.float64).index_add_(0, place, values)
         found[name] = [
             value / n if n else None
             for value, n in zip(total.tolist(), count.tolist(), strict=True)
@@ -139,6 +145,7 @@ def _alarms_at(window: Sequence[Mapping[str, object]]) -> list[Alarm]:
     if _number(last, "dropped") > 0:
         alarm("dropped pairs", f"{_number(last, 'dropped'):.0f} pairs with latents that are not "
               "finite", "look at the clips, and encode the dataset anew")  # fmt: skip
+    alarms += _collapsed_gate(step, last)
     if len(window) < WINDOW:
         return alarms
     mean = {
@@ -162,6 +169,11 @@ def _alarms_at(window: Sequence[Mapping[str, object]]) -> list[Alarm]:
     if step <= 2 * WINDOW and mean["implicit_accuracy"] > 0.95:
         alarm("too easy", f"implicit accuracy {mean['implicit_accuracy']:.2f} from the start",
               "look for a leak, or for pairs that differ trivially")  # fmt: skip
+    scales = [_number(line, "safeguard") for line in window if "safeguard" in line]
+    if len(scales) == WINDOW and sum(scales) / WINDOW < 0.05:
+        alarm("sides conflict", f"dpo.safeguard leaves {sum(scales) / WINDOW:.2f} of the rejected "
+              "side's gradient: more would raise the chosen error",
+              "lower dpo.safeguard, or use clearer pairs (pairing.min_margin)")  # fmt: skip
     alarms += _carried_over(step, mean["implicit_accuracy"], last)
     return alarms
 
@@ -177,8 +189,16 @@ def _carried_over(step: int, accuracy: float, line: Mapping[str, object]) -> lis
     return [Alarm("does not carry over", step, text, advice)]
 
 
+def _collapsed_gate(step: int, line: Mapping[str, object]) -> list[Alarm]:
+    """Return the alarm of a gate in training, from what `ft2.tlpo.probes.GateProbe` saw."""
+    if "gate_entropy" not in line:
+        return []
+    greatest = {str(line["gate_share_of"]): _number(line, "gate_share_max")}
+    return gate_alarms(step, _number(line, "gate_entropy"), greatest)
+
+
 def gate_alarms(step: int, entropy: float, greatest_share: Mapping[str, float]) -> list[Alarm]:
-    """Return the alarms of a trained gate.
+    """Return the alarm of a gate whose softmax leaves one expert only, somewhere or everywhere.
 
     Args:
         step: Step at which it was looked at.

@@ -1,14 +1,10 @@
-"""What a trained gate is like: its weights over noise levels and layers, their spread, alarms."""
-
-from collections.abc import Mapping
-from dataclasses import asdict
+"""What a trained gate is like: its weights over noise levels and layers, their spread."""
 
 import torch
 from torch import Tensor
 
 from ft2.flow import TIMESTEP_SCALE
 from ft2.report.data import GateMap
-from ft2.tlpo.diagnostics import gate_alarms
 from ft2.tlpo.experts import ExpertName
 from ft2.tlpo.gate import FusionGate, GateInput, share_entropy, timestep_features
 from ft2.wan.model import TalkingModel
@@ -41,25 +37,16 @@ def gate_map(gate: FusionGate, tau: Tensor, experts: list[ExpertName]) -> GateMa
     return GateMap((TIMESTEP_SCALE * _LEVELS[1::2]).tolist(), weights)
 
 
-def gate_findings(
-    gate: FusionGate, tau: Tensor, experts: list[ExpertName], result: Mapping[str, object]
-) -> dict[str, object]:
-    """Return mean weights, entropy, total strength and alarms of a trained gate."""
+def gate_findings(gate: FusionGate, tau: Tensor, experts: list[ExpertName]) -> dict[str, object]:
+    """Return mean weights, entropy and total strength of a trained gate."""
     with torch.no_grad():
         table, share = gate(tau).cpu(), gate.shares(tau).cpu()
     axes = tuple(range(table.ndim - 1))
     greatest = dict(zip(experts, share.amax(tuple(range(share.ndim - 1))).tolist(), strict=True))
-    entropy = share_entropy(share)
-    steps, alarms = result["steps"], result["alarms"]
-    assert isinstance(steps, int)
-    assert isinstance(alarms, list)
-    if gate.form != "sigmoid":
-        alarms = alarms + [asdict(a) for a in gate_alarms(steps, entropy, greatest)]
     total = table.sum(-1)
     return {
         "mean_weights": dict(zip(experts, table.mean(axes).tolist(), strict=True)),
-        "entropy": entropy,
+        "entropy": share_entropy(share),
         "greatest_share": greatest,
         "total_weight": [float(total.min()), float(total.mean()), float(total.max())],
-        "alarms": alarms,
     }

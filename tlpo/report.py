@@ -1,7 +1,8 @@
-"""The page of a training run: its curves, its noise levels, the gate's weights, and alarms."""
+"""The page of a training run: its curves, noise levels, weights, speed and alarms."""
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from ft2.files import write_atomic
 from ft2.report import charts
 from ft2.report.data import Curve, GateMap
+from ft2.report.maps import bars, heat
 from ft2.report.plain import page
 from ft2.tlpo.diagnostics import LN_2, NUM_BINS
 
@@ -25,8 +27,32 @@ _CHARTS: tuple[tuple[str, str, tuple[str, ...], float | None], ...] = (
     ("Margin", "mean z, and dashed its 95th percentile", ("margin", "margin_p95"), 0.0),
     ("Distance to the reference", "mean squared difference of velocities, in the mask; dashed: "
      "outside", ("kl_proxy", "kl_proxy_outside"), None),
-    ("Gradient norm", "before clipping", ("grad_norm",), None),
+    ("Gradient norm", "before clipping, and dashed after it", ("grad_norm", "grad_norm_clipped"),
+     None),
+    ("Size of the expert", "|BA| / |W| over all its linears", ("weight_change",), None),
+    ("Gate: entropy", "of the softmax part over ln K: 1 uniform, below 0.2 collapsed; dashed: the "
+     "greatest share, above 0.9 collapsed", ("gate_entropy", "gate_share_max"), 1.0),
+    ("Gate: sum of weights", "mean over layers and noise levels", ("gate_sum",), None),
 )  # fmt: skip
+
+
+_BINS = (
+    ("d_chosen", "error, chosen side", "+.1e"),
+    ("d_rejected", "error, rejected side", "+.1e"),
+    ("implicit_accuracy", "implicit accuracy", ".2f"),
+    ("kl_proxy", "distance", ".1e"),
+    ("kl_proxy_outside", "distance outside the mask", ".1e"),
+    ("safeguard", "safeguard", ".2f"),
+)
+"""Rows of the table by noise level: metric, label, format."""
+
+_SPEED = (
+    ("perf_seconds_per_pair", "{:.3g} s a pair"),
+    ("perf_tflops", "{:.3g} TFLOP/s"),
+    ("perf_memory_gib", "peak memory {:.3g} GiB"),
+    ("perf_reference_share", "{:.0%} of the time in the reference pass"),
+    ("perf_data_share", "{:.1%} waiting for data"),
+)
 
 
 def write_run_report(
@@ -44,17 +70,30 @@ def write_run_report(
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     history = [json.loads(line) for line in lines]
     parts = [f"<h1>{escape(title)}</h1>", _summary(result), _alarms(result)]
-    parts += ["<h2>Training</h2>", '<div class="charts">', *_curves(history), "</div>"]
-    parts += [_noise_levels(history)]
+    parts += ["<h2>Training</h2>", _figures([*_curves(history), *_gate_weights(history)])]
+    parts += [_noise_levels(history), *_blocks(history)]
     if gate is not None:
         parts += ["<h2>Gate: weight by layer (down) and noise level (across)</h2>"]
-        parts += ['<div class="charts">']
-        for name in gate.weights:
-            chart = charts.heat(gate, name, f"gate weights of the {name} expert")
-            parts.append(f"<figure><b>{escape(name)}</b>{chart}</figure>")
-        parts += ["</div>"]
+        parts += [_maps(gate, "gate weights of the {} expert")]
+    parts += [*_conflict(run / "conflict.json"), *_speed(history)]
     write_atomic(run / REPORT_FILE, page(title, parts))
     return run / REPORT_FILE
+
+
+def _figures(figures: Sequence[str]) -> str:
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def _figure(title: str, note: str, chart: str) -> str:
+    told = f'<div class="note">{escape(note)}</div>' if note else ""
+    return f"<figure><b>{escape(title)}</b>{told}{chart}</figure>"
+
+
+def _maps(tables: GateMap, description: str, unit: str = "weight", *, signed: bool = False) -> str:
+    return _figures([
+        _figure(name, "", heat(tables, name, description.format(name), unit, signed=signed))
+        for name in tables.weights
+    ])  # fmt: skip
 
 
 def _summary(result: Mapping[str, object]) -> str:
@@ -92,8 +131,66 @@ def _curves(history: Sequence[Mapping[str, object]]) -> list[str]:
                 curves.append(Curve(name, steps, values, dashed=name != names[0]))
         if curves:
             chart = charts.lines(curves, "run", title, reference=reference)
-            shown.append(f'<figure><b>{title}</b><div class="note">{note}</div>{chart}</figure>')
+            shown.append(_figure(title, note, chart))
     return shown
+
+
+def _gate_weights(history: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the chart of each expert's mean weight, for a gate."""
+    prefix = "gate_weight_"
+    curves = []
+    for key in [k for k in (history or [{}])[0] if k.startswith(prefix)]:
+        points = [(h["step"], h[key]) for h in history if _is_number(h.get(key))]
+        steps, values = zip(*points, strict=True)
+        curves.append(Curve(key.removeprefix(prefix), steps, values))
+    if not curves:
+        return []
+    chart = charts.lines(curves, "run", "mean gate weights", named=True)
+    return [_figure("Gate: weights", "means over layers and noise levels", chart)]
+
+
+def _blocks(history: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return bars of the expert's size by block, as last looked at."""
+    seen = [h["blocks"] for h in history if isinstance(h.get("blocks"), Mapping)]
+    if not seen:
+        return []
+    last: Mapping[str, Sequence[float]] = seen[-1]  # type: ignore[assignment]
+    drawn = [
+        _figure("|B|", "norm of the up-projections", bars(last["norm_b"], "norm of B by block")),
+        _figure("|BA| / |W|", "change of the adapted weights",
+                bars(last["weight_change"], "change of the weights by block")),
+    ]  # fmt: skip
+    return ["<h2>Size of the expert by block</h2>", _figures(drawn)]
+
+
+def _conflict(file: Path) -> list[str]:
+    """Return the maps of the cosine of experts' outputs, where they were looked at."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "cosine" not in found:
+        return []
+    note = (
+        "Cosine of two experts' outputs on what the base's linears read, by layer (down) and noise "
+        f"level (across), before the gate is trained; {found['pairs']} held-out pairs. Below 0 "
+        "they pull against each other."
+    )
+    tables = GateMap(found["timesteps"], found["cosine"])
+    maps = _maps(tables, "cosine of the outputs of {}", "cosine", signed=True)
+    return ["<h2>Do the experts conflict?</h2>", f'<p class="note">{escape(note)}</p>', maps]
+
+
+def _speed(history: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return medians of what steps took, and the peak of memory."""
+    told = []
+    for name, text in _SPEED:
+        values = [float(h[name]) for h in history if _is_number(h.get(name))]  # type: ignore[arg-type]
+        if values:
+            middle = max(values) if "memory" in name else statistics.median(values)
+            told.append(text.format(middle))
+    if not told:
+        return []
+    return ["<h2>Speed</h2>", f'<p>{escape("; ".join(told))}.</p>',
+            '<p class="note">Medians over steps, of the slowest process. Operations as planned, '
+            "not counted.</p>"]  # fmt: skip
 
 
 def _is_number(value: object) -> bool:
@@ -107,11 +204,13 @@ def _noise_levels(history: Sequence[Mapping[str, object]]) -> str:
         return ""
     counts = [sum(b["count"][i] for b in late) for i in range(NUM_BINS)]  # type: ignore[index]
     rows = [("pairs and draws", [f"{count:.0f}" for count in counts])]
-    for name, label in (("d_chosen", "chosen side"), ("d_rejected", "rejected side")):
+    for name, label, form in _BINS:
+        if name not in late[-1]:  # type: ignore[operator]
+            continue
         cells = []
         for i, count in enumerate(counts):
             total = sum((b[name][i] or 0.0) * b["count"][i] for b in late)  # type: ignore[index]
-            cells.append(f"{total / count:+.1e}" if count else "")
+            cells.append(format(total / count, form) if count else "")
         rows.append((label, cells))
     head = "".join(f"<th>{i + 1}</th>" for i in range(NUM_BINS))
     body = "".join(

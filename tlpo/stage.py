@@ -15,18 +15,23 @@ from ft2.engine import (
     rank_zero_first,
 )
 from ft2.errors import UsageError
-from ft2.lora import SharedGate, remove_experts
+from ft2.lora import SharedGate, fused_linears, remove_experts
 from ft2.pairs import DIMENSIONS, Preference, Store, read_pairs
 from ft2.runs import Progress, RunDir
 from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
-from ft2.tlpo.config import StageConfig, View
+from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig, View
 from ft2.tlpo.data import PairData, pair_weights, require_pairs, split_held_out
 from ft2.tlpo.diagnostics import find_alarms, latent_alarms
 from ft2.tlpo.gate import constant_gate
-from ft2.tlpo.loop import HeldOut, Training, run_loop
+from ft2.tlpo.held_out import HeldOut
+from ft2.tlpo.loop import run_loop
 from ft2.tlpo.passes import GateFunction
+from ft2.tlpo.perf import Clock
+from ft2.tlpo.probes import Probe
 from ft2.tlpo.reference import StoredReference, reference_identity, stored_reference
 from ft2.tlpo.step import PreferenceStep
+from ft2.tlpo.update import Training
+from ft2.tlpo.work import Held, pair_flops
 from ft2.wan.memory import encoders_of
 from ft2.wan.model import TalkingModel
 from ft2.wan.recompute import recompute_as
@@ -64,6 +69,7 @@ class Stage:
         export: Callable[[], object],
         in_reference: Mapping[str, object],
         keep: Callable[[], object] = lambda: None,
+        probe: Probe | None = None,
     ) -> Result:
         """Train, then call ``keep`` on all ranks and ``export`` on rank 0, with whole weights.
 
@@ -76,13 +82,17 @@ class Stage:
             export: Writes the artefact.
             in_reference: What acts in the reference beside the base, for stored errors.
             keep: Takes what is wanted of the trained weights: after this ZeRO-3 has them in parts.
+            probe: Looks at the trained weights meanwhile.
         """
         frozen = FrozenWeights(self.model.dit, trainable)
         whole = self.model.dit if config.engine.zero_stage == 3 else None
         later = recompute_as(config.gradient_checkpointing)
-        step = PreferenceStep(self.model, gate, reference, trainable, config.dpo, whole, later)
-        engine = make_engine(config.engine, step, self.run.path)
         device = self.model.device
+        clock, work = Clock(device), self._pair_flops(config)
+        step = PreferenceStep(
+            self.model, gate, reference, trainable, config.dpo, whole, later, clock.part
+        )
+        engine = make_engine(config.engine, step, self.run.path)
         try:
             stored: StoredReference | None = None
             if config.sigma.stored_draws:
@@ -93,7 +103,9 @@ class Stage:
                     autocast(config.engine, device.type),
                 )  # fmt: skip
             held_out = HeldOut(step, self.unseen, config.loop, config.engine)
-            training = Training(self.run, engine, self.data, held_out, config, device, stored)
+            training = Training(
+                self.run, engine, self.data, held_out, config, device, clock, work, stored, probe
+            )
             result = run_loop(training, name, self.progress)
             with engine.gathered():
                 frozen.check()
@@ -106,6 +118,15 @@ class Stage:
         std = self.data.cache.latent_std([pair.chosen.clip_id for pair in self.data.pairs])
         alarms = [asdict(alarm) for alarm in latent_alarms(std)]
         return {**about, **result, "latent_std": std, "alarms": [*alarms, *self._alarms()]}
+
+    def _pair_flops(self, config: StageConfig) -> float:
+        """Return the operations of a pair with the experts that are in the model."""
+        assert isinstance(config, ExpertConfig | FusionConfig)
+        linears = fused_linears(self.model.dit)
+        held = Held.of(
+            (n, x.lora_A.numel() + x.lora_B.numel(), x.lora_A.shape[0]) for n, x in linears
+        )
+        return pair_flops(config, self.model.architecture, held)
 
     def _alarms(self) -> list[Result]:
         file = self.run.path / "metrics.jsonl"

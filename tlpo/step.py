@@ -1,6 +1,7 @@
 """One preference step: errors of policy and reference on both sides, under shared noise."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class PreferenceStep(nn.Module):
         config: DpoConfig,
         whole: nn.Module | None = None,
         later: Recompute = recompute,
+        timed: Callable[[str], AbstractContextManager[None]] | None = None,
     ) -> None:
         """Join the parts.
 
@@ -38,11 +40,12 @@ class PreferenceStep(nn.Module):
             config: Loss settings.
             whole: A module to register as well, for engines that split frozen weights (ZeRO-3).
             later: How a decomposed backward computes the rejected side again.
+            timed: Gives the context in which the ``reference`` pass runs.
         """
         super().__init__()
         self._model = (model,)
         self._gate, self._reference_gate, self._config = gate, reference_gate, config
-        self._later = later
+        self._later, self._timed = later, timed or _untimed
         if whole is not None:
             self.whole = whole
         registered = {id(p) for p in self.parameters()}
@@ -81,7 +84,7 @@ class PreferenceStep(nn.Module):
         draws = Draws.of(batch, sigma, noise)
         held: tuple[Tensor, Tensor] | None = None
         if reference is None:
-            with torch.no_grad():
+            with torch.no_grad(), self._timed("reference"):
                 held = self._velocities(draws, self._reference_gate)
                 reference = draws.errors(held)
         velocities = self._velocities(draws, self._gate)
@@ -137,6 +140,10 @@ class PreferenceStep(nn.Module):
             )
             terms = terms + self._config.anchor * apart.mean(0).reshape(-1, count).mean(1)
         return terms
+
+
+def _untimed(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _safeguarded(

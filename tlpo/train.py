@@ -15,6 +15,7 @@ from ft2.report.data import GateMap
 from ft2.runs import Progress, Silent, check_output, hash_file
 from ft2.tlpo.cache import fill_cache, unique_clips
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
+from ft2.tlpo.conflict import record_conflict
 from ft2.tlpo.diagnostics import latent_alarms
 from ft2.tlpo.experts import ExpertName, install_policy_experts, ordered
 from ft2.tlpo.gate import FusionGate, make_gate, timestep_features
@@ -22,6 +23,7 @@ from ft2.tlpo.gate_findings import average, gate_findings, gate_map, levels
 from ft2.tlpo.opening import check_start, opened_run
 from ft2.tlpo.passes import GateFunction, base_gate
 from ft2.tlpo.policy_files import save_policy
+from ft2.tlpo.probes import ExpertProbe, GateProbe
 from ft2.tlpo.report import write_run_report
 from ft2.tlpo.stage import Result, Stage, constant, open_stage, prepare_model, read_view
 from ft2.wan.model import TalkingModel
@@ -77,6 +79,7 @@ def _expert_stage(config: ExpertConfig, stage: Stage) -> tuple[Result, None]:
         trainable,
         lambda: save_expert(dit, 0, adapter, about),
         {},
+        probe=ExpertProbe(dit),
     )
     result["norm_b"] = _norm_b(adapter)
     return result, None
@@ -130,6 +133,7 @@ def _fusion_stage(
     trainable = {f"gate.{n}": p for n, p in gate.named_parameters() if p.requires_grad}
     result: Result = {"stage": "fusion", "experts": list(experts), "store": config.store}
     result["parameters"] = sum(p.numel() for p in trainable.values())
+    result["conflict"] = record_conflict(stage.run, model, stage.unseen, config, list(experts))
     result |= stage.train(
         config,
         "fusion",
@@ -139,8 +143,9 @@ def _fusion_stage(
         lambda: save_policy(policy, experts, gate, config.gate, stage.base, average(gate, tau)),
         in_reference,
         lambda: trained.load_state_dict({n: t.detach() for n, t in gate.state_dict().items()}),
+        GateProbe(gate, tau, list(experts)),
     )
-    result |= gate_findings(trained, tau, list(experts), result)
+    result |= gate_findings(trained, tau, list(experts))
     return result, gate_map(trained, tau, list(experts))
 
 

@@ -11,8 +11,9 @@ import torch
 from ft2.config import load_config
 from ft2.critic.pages import plot
 from ft2.flow import shifted_sigmas, sigma_quantiles
-from ft2.report.charts import dots, heat
+from ft2.report.charts import dots
 from ft2.report.data import Estimate, GateMap, ScoreRow
+from ft2.report.maps import heat
 from ft2.tlpo.config import ExpertConfig
 from ft2.tlpo.dpo import dpo_losses
 from ft2.wan.audio import audio_windows

@@ -19,7 +19,8 @@ from report_fakes import DIMENSIONS, fake_report, score_rows
 
 from ft2.errors import RunError
 from ft2.report import Curve, Estimate, GateMap, Report, ScoreRow, render_report, write_report
-from ft2.report.charts import colour_range, dots, heat, lines, nice_ticks, number
+from ft2.report.charts import dots, lines, nice_ticks, number
+from ft2.report.maps import bars, colour_range, heat
 
 BROWSER = next(
     (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
@@ -131,6 +132,36 @@ def test_heat_cells_grow_stronger_with_the_weight() -> None:
     opacity = [float(c.attrib["fill-opacity"]) for c in cells]
     assert np.argsort(opacity).tolist() == [0, 3, 1, 2]
     assert cells[2].findtext("title") == "layer 1, timestep 1000: 1.000"
+
+
+def test_a_signed_map_has_a_hue_for_each_sign_and_bars_start_at_0() -> None:
+    table = GateMap([200.0, 900.0], {"a and b": [[-0.5, 0.25], [0.0, 0.5]]})
+    svg = ET.fromstring(heat(table, "a and b", "test", "cosine", signed=True))
+    cells = [r for r in svg.iter("rect") if r.find("title") is not None]
+    assert [" below" in c.attrib["class"] for c in cells] == [True, False, False, False]
+    opacity = [float(c.attrib["fill-opacity"]) for c in cells]
+    assert opacity[0] == opacity[3] == 1
+    assert opacity[1] == pytest.approx(0.53)
+    assert opacity[2] == pytest.approx(0.06)
+    assert [t.text for t in svg.iter("text")][-2:] == ["\u22120.50", "0.50 cosine"]
+
+    svg = ET.fromstring(bars([0.0, 0.25, 1.0], "test"))
+    drawn = list(svg.iter("rect"))
+    heights = [float(bar.attrib["height"]) for bar in drawn]
+    assert heights == pytest.approx([0, heights[2] / 4, heights[2]], abs=0.1)
+    assert {round(float(b.attrib["y"]) + h, 1) for b, h in zip(drawn, heights, strict=True)} == {
+        110
+    }
+    ET.fromstring(bars([0.0], "test"))
+
+
+def test_named_curves_say_their_name_at_the_end() -> None:
+    curves = [Curve("lip", [0, 1], [0.2, 0.5]), Curve("motion", [0, 1], [0.2, 0.3])]
+    svg = ET.fromstring(lines(curves, "run", "test", named=True))
+    assert [t.text for t in svg.iter("text") if t.get("class") == "end"] == [
+        "lip 0.50", "motion 0.30",
+    ]  # fmt: skip
+    assert [g.get("class", "").split()[0] for g in svg.iter("g")] == ["d-lip", "d-motion"]
 
 
 def test_constant_values_and_no_values_draw_without_an_error() -> None:

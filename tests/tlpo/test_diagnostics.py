@@ -67,6 +67,9 @@ def test_bins_are_tenths_of_the_drawn_levels() -> None:
     edges = np.quantile(drawn.numpy(), np.linspace(0, 1, 11))
     inside = (drawn >= edges[2]) & (drawn < edges[3])
     assert bins["d_chosen"][2] == pytest.approx(float(whole["d_chosen"][inside].mean()), abs=0.01)
+    right = (whole["d_chosen"] < whole["d_rejected"])[inside].double().mean()
+    assert bins["implicit_accuracy"][2] == pytest.approx(float(right), abs=0.02)
+    assert set(bins) == {"count", "d_chosen", "d_rejected", "implicit_accuracy", "kl_proxy"}
 
 
 def test_sigma_quantiles_invert_the_draws_and_windows_cut_them() -> None:
@@ -139,6 +142,14 @@ def test_labels_that_do_not_carry_over_are_told() -> None:
     assert told(44, 0.5) == ["does not carry over"]
     assert told(44, 0.58) == told(12, 0.5) == []
     assert find_alarms(history(implicit_accuracy=0.85)) == []
+
+
+def test_sides_that_conflict_are_told() -> None:
+    assert find_alarms(history(safeguard=0.1)) == []
+    alarm = find_alarms(history(safeguard=0.02))[0]
+    assert (alarm.name, alarm.step) == ("sides conflict", 20)
+    assert "leaves 0.02" in alarm.text
+    assert "dpo.safeguard" in alarm.advice
 
 
 def test_a_collapsed_gate_is_told() -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from ft2.report.data import Curve, Estimate, GateMap, ScoreRow
+from ft2.report.data import Curve, Estimate, ScoreRow
 
 WIDTH = 340
 
@@ -69,8 +69,8 @@ def dots(rows: Sequence[ScoreRow], column: str, description: str) -> str:
     left = max(104, 14 + LETTER * max(len(row.label) for row, _ in shown))
     right, top, pitch = 42, 10, 25
     bottom = top + pitch * len(shown)
-    x = _scale(ticks[0], ticks[-1], left, WIDTH - right)
-    labels = [_tick(t, ticks) for t in ticks]
+    x = Scale(ticks[0], ticks[-1], left, WIDTH - right)
+    labels = [tick_text(t, ticks) for t in ticks]
     wide = LETTER * max(map(len, labels)) + 6
     every = math.ceil(wide / (x(ticks[1]) - x(ticks[0])))  # the labels that find room
     parts = [
@@ -81,10 +81,10 @@ def dots(rows: Sequence[ScoreRow], column: str, description: str) -> str:
     for index, (row, value) in enumerate(shown):
         y = top + pitch * (index + 0.5)
         parts.append(_whisker(row, value, x, y, left, column))
-    return _svg(bottom + 22, description, parts)
+    return svg(bottom + 22, description, parts)
 
 
-def _whisker(row: ScoreRow, value: Estimate, x: "_Scale", y: float, left: int, column: str) -> str:
+def _whisker(row: ScoreRow, value: Estimate, x: "Scale", y: float, left: int, column: str) -> str:
     css = "strong" if row.highlight else ""
     low, high = value.low, value.high
     line = ""
@@ -94,7 +94,7 @@ def _whisker(row: ScoreRow, value: Estimate, x: "_Scale", y: float, left: int, c
     title = escape(f"{row.label}: {number(value.value)}{interval}")
     radius = 5 if row.highlight else 4
     return (
-        f'<g class="d-{_css_name(column)} {css}"><title>{title}</title>'
+        f'<g class="d-{css_name(column)} {css}"><title>{title}</title>'
         f'<text class="name" x="{left - 10}" y="{y + 4}">{escape(row.label)}</text>{line}'
         f'<circle cx="{x(value.value):.1f}" cy="{y}" r="{radius}"/>'
         f'<text class="value" x="{WIDTH}" y="{y + 4}">{number(value.value)}</text></g>'
@@ -103,11 +103,12 @@ def _whisker(row: ScoreRow, value: Estimate, x: "_Scale", y: float, left: int, c
 
 def lines(
     curves: Sequence[Curve], column: str, description: str, *, reference: float | None = None,
-    limits: tuple[float, float] | None = None, height: int = 132,
+    limits: tuple[float, float] | None = None, height: int = 132, named: bool = False,
 ) -> str:  # fmt: skip
     """Return a line chart of curves over training steps; `reference` is a dashed level.
 
-    `limits` are shown at least; the axis grows with the data.
+    `limits` are shown at least; the axis grows with the data. `named` curves have their label and
+    its hue instead of the column's.
     """
     values = [v for c in curves for v in c.values if math.isfinite(v)]
     steps = [s for c in curves for s in c.steps]
@@ -117,9 +118,11 @@ def lines(
     low, high = min(shown), max(shown)
     ticks = nice_ticks(low, high, 3)
     left, right, top, bottom = 36, 44, 8, height - 22
-    x = _scale(min(steps), max(max(steps), min(steps) + 1), left, WIDTH - right)
-    y = _scale(ticks[0], ticks[-1], bottom, top)
-    parts = [_horizontal(y(t), left, WIDTH - right, _tick(t, ticks)) for t in ticks]
+    if named:
+        right += LETTER * (1 + max(len(c.label) for c in curves))
+    x = Scale(min(steps), max(max(steps), min(steps) + 1), left, WIDTH - right)
+    y = Scale(ticks[0], ticks[-1], bottom, top)
+    parts = [horizontal(y(t), left, WIDTH - right, tick_text(t, ticks)) for t in ticks]
     for step in (min(steps), max(steps)):
         parts.append(f'<text class="tick mid" x="{x(step):.0f}" y="{height - 6}">{step:g}</text>')
     middle = (left + WIDTH - right) / 2
@@ -128,11 +131,14 @@ def lines(
         parts.append(f'<path class="ref" d="M{left} {y(reference):.1f}H{WIDTH - right}"/>')
     ends = _spread([y(c.values[-1]) for c in curves], 13, top, bottom)
     for curve, label_y in zip(curves, ends, strict=True):
-        parts.append(_line(curve, x, y, column, label_y, WIDTH - right))
-    return _svg(height, description, parts)
+        css, name = (curve.label, f"{curve.label} ") if named else (column, "")
+        parts.append(_line(curve, x, y, css, label_y, WIDTH - right, name))
+    return svg(height, description, parts)
 
 
-def _line(curve: Curve, x: "_Scale", y: "_Scale", column: str, label_y: float, right: float) -> str:
+def _line(
+    curve: Curve, x: "Scale", y: "Scale", column: str, label_y: float, right: float, name: str
+) -> str:
     points = " ".join(
         f"{x(s):.1f},{y(v):.1f}"
         for s, v in zip(curve.steps, curve.values, strict=True)
@@ -141,73 +147,14 @@ def _line(curve: Curve, x: "_Scale", y: "_Scale", column: str, label_y: float, r
     css = "dashed" if curve.dashed else ""
     end = curve.values[-1]
     return (
-        f'<g class="d-{_css_name(column)} {css}"><title>{escape(curve.label)}</title>'
+        f'<g class="d-{css_name(column)} {css}"><title>{escape(curve.label)}</title>'
         f'<polyline class="curve" points="{points}"/>'
-        f'<text class="end" x="{right + 5}" y="{label_y + 4:.1f}">{number(end)}</text></g>'
+        f'<text class="end" x="{right + 5}" y="{label_y + 4:.1f}">'
+        f"{escape(name)}{number(end)}</text></g>"
     )
 
 
-def colour_range(weights: Sequence[float], least: float = 0.2) -> tuple[float, float]:
-    """Return the least and greatest weight, widened to `least`, so that noise stays pale."""
-    low, high = min(weights), max(weights)
-    extra = max(0.0, least - (high - low)) / 2
-    return low - extra, high + extra
-
-
-def heat(gate: GateMap, column: str, description: str) -> str:
-    """Return a heat map of one expert's gate weights: timestep across, layer down.
-
-    All experts share one colour range (`colour_range` of all weights).
-    """
-    rows = gate.weights[column]
-    every = [w for table in gate.weights.values() for row in table for w in row]
-    low, high = colour_range(every)
-    span = high - low
-    left, top, bottom_space = 34, 6, 42
-    cell_w = (WIDTH - left) / len(gate.timesteps)
-    cell_h = min(24.0, 168 / len(rows))
-    css = f"d-{_css_name(column)}"
-    parts = []
-    for layer, row in enumerate(rows):
-        y = top + layer * cell_h
-        if len(rows) <= 12 or layer % 5 == 0:
-            parts.append(
-                f'<text class="tick far" x="{left - 6}" y="{y + cell_h / 2 + 4:.1f}">{layer}</text>'
-            )
-        for index, weight in enumerate(row):
-            opacity = 0.06 + 0.94 * (weight - low) / span
-            where = f"layer {layer}, timestep {gate.timesteps[index]:.0f}: {number(weight, 3)}"
-            parts.append(
-                f'<rect class="{css}" x="{left + index * cell_w:.1f}" y="{y:.1f}" '
-                f'width="{cell_w - 0.8:.1f}" height="{cell_h - 0.8:.1f}" '
-                f'fill-opacity="{opacity:.3f}"><title>{where}</title></rect>'
-            )
-    foot = top + len(rows) * cell_h + 14
-    first, last = gate.timesteps[0], gate.timesteps[-1]
-    parts += [
-        f'<text class="tick" x="{left}" y="{foot:.0f}">{first:.0f}</text>',
-        f'<text class="tick mid" x="{(left + WIDTH) / 2}" y="{foot:.0f}">timestep</text>',
-        f'<text class="tick far" x="{WIDTH}" y="{foot:.0f}">{last:.0f}</text>',
-        *_legend(css, left, foot + 8, low, high),
-    ]
-    return _svg(int(top + len(rows) * cell_h + bottom_space), description, parts)
-
-
-def _legend(css: str, left: float, y: float, low: float, high: float) -> list[str]:
-    steps, width = 8, 12
-    digits = 2 if high - low >= 0.05 else 3
-    parts = [
-        f'<rect class="{css}" x="{left + 40 + i * width}" y="{y}" width="{width}" height="9" '
-        f'fill-opacity="{0.06 + 0.94 * i / (steps - 1):.2f}"/>'
-        for i in range(steps)
-    ]
-    end = left + 46 + steps * width
-    parts.append(f'<text class="tick" x="{left}" y="{y + 8}">{number(low, digits)}</text>')
-    parts.append(f'<text class="tick" x="{end}" y="{y + 8}">{number(high, digits)} weight</text>')
-    return parts
-
-
-class _Scale:
+class Scale:
     """A linear map from data to drawing units."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
@@ -215,11 +162,8 @@ class _Scale:
         self.factor = (end - start) / (high - low if high != low else 1.0)
 
     def __call__(self, value: float) -> float:
+        """Return where a value is drawn."""
         return self.start + (value - self.low) * self.factor
-
-
-def _scale(low: float, high: float, start: float, end: float) -> _Scale:
-    return _Scale(low, high, start, end)
 
 
 def _spread(positions: list[float], gap: float, top: float, bottom: float) -> list[float]:
@@ -234,7 +178,8 @@ def _spread(positions: list[float], gap: float, top: float, bottom: float) -> li
     return placed
 
 
-def _tick(value: float, ticks: Sequence[float]) -> str:
+def tick_text(value: float, ticks: Sequence[float]) -> str:
+    """Return a tick's label, with as many digits as the ticks need."""
     step = ticks[1] - ticks[0]
     digits = max(0, min(6, -math.floor(math.log10(step) + 1e-9)))
     if digits and abs(step * 10**digits - round(step * 10**digits)) > 1e-6:
@@ -249,18 +194,21 @@ def _vertical(x: float, top: float, bottom: float, label: str) -> str:
     )
 
 
-def _horizontal(y: float, left: float, right: float, label: str) -> str:
+def horizontal(y: float, left: float, right: float, label: str) -> str:
+    """Return a grid line with its label on the left."""
     return (
         f'<path class="grid" d="M{left} {y:.1f}H{right}"/>'
         f'<text class="tick far" x="{left - 6}" y="{y + 4:.1f}">{label}</text>'
     )
 
 
-def _css_name(column: str) -> str:
+def css_name(column: str) -> str:
+    """Return a name as a part of a CSS class."""
     return "".join(c if c.isalnum() else "-" for c in column)
 
 
-def _svg(height: float, description: str, parts: Sequence[str]) -> str:
+def svg(height: float, description: str, parts: Sequence[str]) -> str:
+    """Return a whole chart of `WIDTH`, described for those who cannot see it."""
     text = escape(description)
     return (
         f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{text}">'

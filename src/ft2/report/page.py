@@ -9,6 +9,7 @@ from ft2.errors import RunError
 from ft2.files import write_atomic
 from ft2.report import charts
 from ft2.report.data import Estimate, Report
+from ft2.report.maps import heat
 
 _LN2 = 0.693147
 
@@ -92,7 +93,7 @@ def _gate_charts(report: Report) -> dict[str, Markup]:
     if report.gate is None:
         return {}
     return {
-        name: Markup(charts.heat(report.gate, name, f"gate weights of the {name} expert"))  # noqa: S704
+        name: Markup(heat(report.gate, name, f"gate weights of the {name} expert"))  # noqa: S704
         for name in report.gate.weights
     }
 
