@@ -173,7 +173,9 @@ def _header(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     from ft2.runs import read_json
 
-    value: dict[str, Any] = read_json(path)
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UsageError(f"'{path}' holds no names with values", "it is not what ft2 wrote")
     return value
 
 

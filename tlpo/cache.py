@@ -8,7 +8,8 @@ half-filled one is simply completed.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +146,7 @@ def fill_cache(
     fresh = {condition_key(clip): clip for clip in clips}
     wanted = [(key, clip) for key, clip in fresh.items() if key not in cache.conditions]
     missing = [clip for clip in clips if clip.clip_id not in cache.clips]
-    total = len(wanted) + len(missing)
-    done = 0
+    total, done = len(wanted) + len(missing), 0
     for chunk in chunks(wanted, config.shard_size):
         parts = [_encode_conditions(model, [c for _, c in b], config)
                  for b in chunks(chunk, config.batch_size)]  # fmt: skip
@@ -170,14 +170,23 @@ def _encode_conditions(
     portraits, audios = [], []
     with tempfile.TemporaryDirectory() as folder:
         for clip in clips:
-            _, audio, reference = clip.write_media(Path(folder))
-            portraits.append(
-                fit_portrait(read_image(reference), model.clip, config.portrait_margin)
-            )
-            sound = read_audio(audio, model.clip.sample_rate)
+            with _named(clip):
+                _, audio, reference = clip.write_media(Path(folder))
+                image = read_image(reference)
+                portraits.append(fit_portrait(image, model.clip, config.portrait_margin))
+                sound = read_audio(audio, model.clip.sample_rate)
             audios.append(fit_audio(sound, model.clip.num_samples))
     prompts = [clip.prompt for clip in clips]
     return model.encode_conditions(np.stack(portraits), audios, prompts).to("cpu")
+
+
+@contextmanager
+def _named(clip: ClipRecord) -> Iterator[None]:
+    """Say whose media are refused; their own files are temporary ones."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"the dataset's clip {clip.clip_id}: {error}", error.hint) from error
 
 
 def fit_portrait(image: NDArray[np.uint8], clip: ClipFormat, margin: float) -> NDArray[np.uint8]:
@@ -198,7 +207,10 @@ def _encode_clips(
     model: TalkingModel, clips: Sequence[ClipRecord], cache: Cache, config: CacheConfig
 ) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
-        videos = [read_clip(clip.write_media(Path(folder))[0], model.clip).frames for clip in clips]
+        videos = []
+        for clip in clips:
+            with _named(clip):
+                videos.append(read_clip(clip.write_media(Path(folder))[0], model.clip).frames)
     cond = cache.conditioning([condition_key(clip) for clip in clips])
     frames = np.stack(videos)
     latents = model.encode_video(frames, cond.to(model.device)).float().cpu()

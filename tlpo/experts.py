@@ -12,6 +12,7 @@ from ft2.lora import (
     install_experts,
     load_expert,
     read_adapter,
+    read_adapter_config,
     remove_experts,
 )
 from ft2.pairs import DIMENSIONS, Dimension
@@ -51,6 +52,7 @@ def ordered(experts: Mapping[ExpertName, Path]) -> dict[ExpertName, Path]:
         raise UsageError("no experts given", hint="set experts.motion=DIR and so on")
     found = {name: find_adapter(experts[name]) for name in EXPERT_NAMES if name in experts}
     for name, folder in found.items():
+        read_adapter_config(folder)
         trained_on = _about(folder).get("dimension", name)
         if trained_on != name:
             raise UsageError(
@@ -118,6 +120,7 @@ def expert_dimension(adapter: Path) -> ExpertName:
     Raises:
         UsageError: It says none; it was not written by ft2.
     """
+    read_adapter_config(adapter)
     name = _about(adapter).get("dimension")
     for dimension in EXPERT_NAMES:
         if name == dimension:

@@ -14,7 +14,7 @@ from ft2.wan.weights import meta_dit
 
 
 def check_start(config: StageConfig, output: Path) -> None:
-    """Refuse a device that is not there and LoRA targets that match nothing; load no weights.
+    """Refuse a device that is not there, a file as cache, LoRA targets that match nothing.
 
     A run that is complete needs neither.
 
@@ -24,6 +24,10 @@ def check_start(config: StageConfig, output: Path) -> None:
     if (output / "result.json").exists():
         return
     local_device(config.device)
+    cache = config.cache_dir(output)
+    for place in (cache, *cache.parents):
+        if place.is_file():
+            raise UsageError(f"the cache '{place}' is a file", "set cache=DIR")
     if isinstance(config, ExpertConfig):
         lora = config.lora
         install_experts(meta_dit(config.model), lora.targets, 1, lora.rank, lora.alpha)

@@ -165,6 +165,14 @@ class LoopConfig(Config):
     seed: int = Field(0, ge=0)
     """Seed of initial weights, order, sigma and noise."""
 
+    @model_validator(mode="after")
+    def _check(self) -> "LoopConfig":
+        if not self.eval_sigmas or not all(0 <= sigma <= 1 for sigma in self.eval_sigmas):
+            raise ValueError(f"eval_sigmas are levels in [0, 1], got {list(self.eval_sigmas)}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2^63, got {self.seed}")
+        return self
+
 
 class GateConfig(Config):
     """Form of the fusion gate."""

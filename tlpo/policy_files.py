@@ -7,10 +7,13 @@ It holds ``policy.json``, ``gate.safetensors`` (a learned gate, or a table over 
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from ft2.config import Config
 from ft2.errors import UsageError
-from ft2.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ft2.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from ft2.runs import hash_file, read_json, save_tensors, write_json
 from ft2.tlpo.experts import EXPERT_NAMES, ExpertName, adapter_base, find_adapter, ordered
 from ft2.tlpo.gate import FusionGate, GateTable
@@ -18,6 +21,40 @@ from ft2.tlpo.options import GateConfig
 
 POLICY_FILE = "policy.json"
 GATE_FILE = "gate.safetensors"
+
+
+class _Learned(GateConfig):
+    layers: int = Field(1, ge=1)
+    slots: int = Field(1, ge=1)
+
+
+class _Constant(Config):
+    form: Literal["constant"]
+    weights: list[FiniteFloat]
+
+
+class _Table(Config):
+    form: Literal["table"]
+
+
+class _Record(Config):
+    """What ``policy.json`` must say; it may say more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    experts: list[str] = Field(min_length=1)
+    gate: Annotated[_Learned | _Constant | _Table, Field(discriminator="form")]
+    base: str | None = None
+    sha256: dict[str, str] = Field(default_factory=dict)
+    average: list[list[FiniteFloat]] | None = None
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> "_Record":
+        if odd := set(self.experts) - set(EXPERT_NAMES):
+            raise ValueError(f"experts: {min(odd)} is none of {', '.join(EXPERT_NAMES)}")
+        if isinstance(self.gate, _Constant) and len(self.gate.weights) != len(self.experts):
+            raise ValueError(f"{len(self.gate.weights)} weights for {len(self.experts)} experts")
+        return self
 
 
 def save_policy(
@@ -89,14 +126,16 @@ def read_policy(folder: Path) -> dict[str, Any]:
         UsageError: It is no record of a policy.
     """
     record = read_json(folder / POLICY_FILE)
-    gate = record.get("gate") if isinstance(record, dict) else None
-    experts = record.get("experts") if isinstance(record, dict) else None
-    known = isinstance(experts, list) and experts and set(experts) <= set(EXPERT_NAMES)
-    if not known or not isinstance(gate, dict) or "form" not in gate:
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"{folder / POLICY_FILE} does not say which experts it has and how they act",
+            f"{folder / POLICY_FILE} does not say which experts it has and how they act: "
+            f"{place + ': ' if place else ''}{first['msg']}",
             hint="write the policy anew: ft2 tlpo train NAME/fusion, or ft2 tlpo merge",
-        )
+        ) from error
     whole: dict[str, Any] = record
     return whole
 
@@ -110,6 +149,8 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
     for name, digest in hashes.items():
         expert = folder / "experts" / name / ADAPTER_WEIGHTS
         file = folder / GATE_FILE if name == "gate" else expert
+        if name != "gate":
+            read_adapter_config(expert.parent)
         if not file.is_file() or hash_file(file) != digest:
             raise UsageError(
                 f"{file} is not the file that this policy was made with",

@@ -8,6 +8,7 @@ from ft2.lora.files import (
     expert_state,
     load_expert,
     read_adapter,
+    read_adapter_config,
     save_expert,
 )
 from ft2.lora.fused import FusedLinear
@@ -37,6 +38,7 @@ __all__ = [
     "layer_gate",
     "load_expert",
     "read_adapter",
+    "read_adapter_config",
     "remove_experts",
     "repeat_gate",
     "save_expert",

@@ -121,11 +121,31 @@ def read_adapter(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     Raises:
         UsageError: A file is missing or not a LoRA adapter.
     """
+    config = read_adapter_config(directory)
+    return config, load_tensors(Path(directory) / ADAPTER_WEIGHTS)[0]
+
+
+def read_adapter_config(directory: str | Path) -> dict[str, Any]:
+    """Read the config of a PEFT adapter directory whose weights are there, too.
+
+    Raises:
+        UsageError: A file is missing, or the config is not a LoRA adapter's.
+    """
     directory = Path(directory)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (directory / name).is_file():
             raise UsageError(f"{directory} holds no {name}", hint="give an expert's directory")
     config = read_json(directory / ADAPTER_CONFIG)
-    if config.get("peft_type") != "LORA":
-        raise UsageError(f"{directory} is no LoRA adapter: peft_type {config.get('peft_type')!r}")
-    return config, load_tensors(directory / ADAPTER_WEIGHTS)[0]
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise UsageError(f"{directory} is no LoRA adapter: peft_type {kind!r}")
+    rank, alpha, targets = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
+    sizes = isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and alpha > 0
+    if not sizes or not isinstance(targets, list) or not targets:
+        raise UsageError(
+            f"{directory / ADAPTER_CONFIG} says r {rank!r}, lora_alpha {alpha!r}, target_modules "
+            f"{targets!r}",
+            hint="it takes two numbers above 0 and a list of names: copy the adapter again",
+        )
+    whole: dict[str, Any] = config
+    return whole
