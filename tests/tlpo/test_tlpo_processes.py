@@ -1,44 +1,29 @@
-"""Two processes: killed, ended, with a dropped pair, with another number, with a full disk."""
+"""Processes of every engine: killed, ended, with a dropped pair, another number, a full disk."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tlpo_workers import finish, start
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import hashlib, os, resource, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-import tlpo_toys as toys
-import ft2.tlpo.stage as stages
-from ft2.config import EngineConfig
-from ft2.engine import DeepSpeedEngine, rank_zero_first, shutdown
+import json, resource, signal
+from ft2.engine import DeepSpeedEngine, TorchEngine
 from ft2.errors import Ft2Error
+from ft2.lora import expert_parameters, install_experts, remove_experts, save_expert
 from ft2.runs import Silent
-from ft2.tlpo.data import PairData
-from ft2.tlpo.train import train_expert
+from ft2.tlpo.cache import Cache
+from ft2.tlpo.config import FusionConfig
 
-out, jobs = Path(sys.argv[2]), sys.argv[3:]
-rank = int(os.environ["RANK"])
-engine = EngineConfig(kind="deepspeed", zero_stage=2, learning_rate=1e-2, warmup_steps=3,
-                      micro_batch_size=2)
-with rank_zero_first(engine):
-    world = toys.toy_world(out / "cache", num_conditions=8)
-stages.read_pairs = lambda _, store: world.pairs[store]
 config = toys.expert_config(world, steps=6)
 loop = config.loop.model_copy(update={"checkpoint_every": 2, "eval_every": 6})
 config = config.model_copy(update={"engine": engine, "loop": loop})
-save, batch = DeepSpeedEngine.save, PairData.batch
+Engine = TorchEngine if kind == "torch" else DeepSpeedEngine
+save, latents = Engine.save, Cache.latents
 
 
 def killed_save(self, directory):
@@ -58,16 +43,13 @@ def full_save(self, directory):
 
 
 calls = 0
-def dropping(self, index, device, masked=None):
+def spoiled(self, keys):
     global calls
     calls += 1
-    made = batch(self, index, device, masked)
+    found = latents(self, keys)
     if rank == 1 and calls % 3 == 0:
-        made.chosen.fill_(float("nan"))
-        kept = torch.isfinite(made.chosen).flatten(1).all(1)
-        made = type(made)(torch.zeros_like(made.chosen), made.rejected * 0, made.cond, made.mask,
-                          made.rejected_mask, kept.float())
-    return made
+        found[:] = float("nan")
+    return found
 
 
 class Term(Silent):
@@ -76,76 +58,92 @@ class Term(Silent):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def gate_config():
+    experts = {name: out / "experts" / name for name in ("motion", "lip", "quality")}
+    with rank_zero_first(engine):
+        if rank == 0:
+            install_experts(world.model.dit, toys.TARGETS, 3, 2, 2.0)
+            torch.manual_seed(0)
+            for parameter in expert_parameters(world.model.dit):
+                torch.nn.init.normal_(parameter, std=0.1)
+            for index, (name, folder) in enumerate(experts.items()):
+                save_expert(world.model.dit, index, folder / "adapter", {"dimension": name})
+            remove_experts(world.model.dit)
+    shared = config.model_dump(exclude={"stage", "dimension", "lora"})
+    return FusionConfig(**shared, experts=experts)
+
+
 for job in jobs:
     name, _, how = job.partition("+")
-    DeepSpeedEngine.save = {"kill": killed_save, "full": full_save}.get(how, save)
-    PairData.batch = dropping if how == "drop" else batch
+    Engine.save = {"kill": killed_save, "full": full_save}.get(how, save)
+    Cache.latents = spoiled if how == "drop" else latents
+    progress = Term() if how == "term" else Silent()
+    keep_hash(out / f"{job}-hash-{rank}")
     said = "done"
     try:
-        train_expert(config, out / name, model=world.model, resume=True,
-                     progress=Term() if how == "term" else Silent())
+        if name == "gate":
+            train_fusion(gate_config(), out / name, model=world.model, progress=progress)
+        else:
+            train_expert(config, out / name, model=world.model, resume=True, progress=progress)
     except Ft2Error as error:
         said = f"{error} {getattr(error, 'hint', '')}"
     (out / f"{job}-{rank}.txt").write_text(said)
-shutdown()
 """
-
-
-def start(out: Path, ranks: int, *jobs: str) -> list[subprocess.Popen[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
-           "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}  # fmt: skip
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(out), *jobs]
-    return [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
-                         env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(ranks)
-    ]  # fmt: skip
-
-
-def finish(workers: list[subprocess.Popen[str]]) -> None:
-    for worker in workers:
-        _, stderr = worker.communicate(timeout=900)
-        assert worker.returncode == 0, stderr[-3000:]
 
 
 def weights(out: Path, name: str) -> bytes:
     return (out / name / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def test_two_processes_survive_what_ends_them(tmp_path: Path) -> None:
-    killed = start(tmp_path, 2, "straight", "killed+kill")
+def metrics(out: Path, name: str) -> list[dict[str, object]]:
+    return [json.loads(x) for x in (out / name / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["torch", "1", "2", "3"])
+def test_processes_survive_what_ends_them(tmp_path: Path, kind: str) -> None:
+    ranks = 1 if kind == "torch" else 2
+    killed = start(SCRIPT, tmp_path, ranks, kind, 2, "straight", "killed+kill")
     killed[0].wait(900)
     assert killed[0].returncode == -signal.SIGKILL
-    killed[1].kill()  # as torchrun does with the others
-    killed[1].communicate()
+    for worker in killed[1:]:
+        worker.kill()  # as torchrun does with the others
+        worker.communicate()
     latest = (tmp_path / "killed" / "checkpoints" / "latest").read_text().strip()
     assert latest == "000002"  # the one of step 4 was being written
 
-    jobs = ("killed", "ended+term", "ended", "dropped+drop", "full+full", "full", "cut")
-    finish(start(tmp_path, 2, *jobs))
+    jobs = {
+        "torch": ["killed"],
+        "1": ["killed"],
+        "2": ["killed", "ended+term", "ended", "dropped+drop", "full+full", "full", "cut"],
+        "3": ["killed", "ended+term", "ended", "dropped+drop", "gate+drop"],
+    }[kind]
+    finish(start(SCRIPT, tmp_path, ranks, kind, 2, *jobs))
 
     def said(job: str) -> list[str]:
-        return [(tmp_path / f"{job}-{rank}.txt").read_text() for rank in range(2)]
+        return [(tmp_path / f"{job}-{rank}.txt").read_text() for rank in range(ranks)]
 
     assert weights(tmp_path, "killed") == weights(tmp_path, "straight")
-    for text in said("ended+term"):  # the signal came to one of them
-        assert "SIGTERM" in text
-        assert "a checkpoint of step 3 is saved" in text
-    assert weights(tmp_path, "ended") == weights(tmp_path, "straight")
-    assert said("dropped+drop") == ["done", "done"]
-    assert weights(tmp_path, "dropped") != weights(tmp_path, "straight")
-    told = said("full+full")
-    assert all("the checkpoint of step 4 could not be written" in text for text in told)
-    assert all("the checkpoint of step 2 is whole" in text for text in told)
-    assert "another process could not write its part" in told[0]
-    assert weights(tmp_path, "full") == weights(tmp_path, "straight")
-
-    (tmp_path / "cut" / "result.json").unlink()
-    finish(start(tmp_path, 1, "cut"))
-    assert "was saved by 2 processes, this run has 1" in said("cut")[0]
-    assert "resume with --nproc-per-node 2" in said("cut")[0]
-    lines = (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    steps = [line["step"] for line in metrics(tmp_path, "killed")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    if "ended" in jobs:
+        for text in said("ended+term"):  # the signal came to one of them
+            assert "SIGTERM" in text
+            assert "a checkpoint of step 3 is saved" in text
+        assert weights(tmp_path, "ended") == weights(tmp_path, "straight")
+    if "full" in jobs:
+        told = said("full+full")
+        assert all("the checkpoint of step 4 could not be written" in text for text in told)
+        assert all("the checkpoint of step 2 is whole" in text for text in told)
+        assert "another process could not write its part" in told[0]
+        assert weights(tmp_path, "full") == weights(tmp_path, "straight")
+    for job in {"dropped+drop", "gate+drop"} & set(jobs):
+        assert said(job) == ["done", "done"]
+        hashes = {(tmp_path / f"{job}-hash-{rank}").read_text() for rank in range(ranks)}
+        assert len(hashes) == 1, "every process holds the same weights"
+        name = job.partition("+")[0]
+        assert sum(int(str(line["dropped"])) for line in metrics(tmp_path, name)) > 0
+    if "cut" in jobs:
+        (tmp_path / "cut" / "result.json").unlink()
+        finish(start(SCRIPT, tmp_path, 1, kind, 2, "cut"))
+        assert "was saved by 2 processes, this run has 1" in said("cut")[0]
+        assert "resume with --nproc-per-node 2" in said("cut")[0]

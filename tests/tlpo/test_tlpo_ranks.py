@@ -2,13 +2,11 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tlpo_workers import finish, start
 
 from ft2.lora import read_adapter
 
@@ -16,25 +14,6 @@ pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import hashlib, os, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-import tlpo_toys as toys
-import ft2.tlpo.stage as stages
-import ft2.tlpo.train as train
-from ft2.config import EngineConfig
-from ft2.engine import rank_zero_first, shutdown
-
-out, stage, micro, jobs = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
-rank = os.environ["RANK"]
-engine = EngineConfig(kind="deepspeed", zero_stage=stage, learning_rate=1e-2, warmup_steps=3,
-                      micro_batch_size=micro)
-with rank_zero_first(engine):
-    world = toys.toy_world(out / "cache", num_conditions=8)
-stages.read_pairs = lambda _, store: world.pairs[store]
-
 for job in jobs:
     config = toys.expert_config(world, steps=20 if job == "bf16" else 6)
     loop = config.loop.model_copy(update={"checkpoint_every": 3, "eval_every": 6})
@@ -48,38 +27,17 @@ for job in jobs:
         torch.distributed.all_reduce = lambda *a, **k: None
         torch.distributed.reduce_scatter_tensor = lambda *a, **k: None
         torch.distributed.reduce = lambda *a, **k: None
-    step = train.Stage.train
-    def hashed(self, *given, job=job):
-        result = step(self, *given)
-        if stage < 3:
-            params = [p.detach().numpy().tobytes() for p in given[4].values()]
-            digest = hashlib.sha256(b"".join(params)).hexdigest()
-            (out / f"hash-{job}-{rank}").write_text(digest)
-        return result
-    train.Stage.train = hashed
-    train.train_expert(config, out / f"{job}-{micro}", model=world.model)
-    train.Stage.train = step
-shutdown()
+    keep_hash(out / f"{job}-{kind}-hash-{rank}")
+    train_expert(config, out / f"{job}-{kind}", model=world.model)
 """
 
 
-def start(out: Path, stage: int, ranks: int, port: int, *jobs: str) -> list[subprocess.Popen[str]]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
-           "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}  # fmt: skip
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(out), str(stage)]
-    return [
-        subprocess.Popen(
-            [*command, str(4 // ranks), *jobs], stderr=subprocess.PIPE, text=True,
-            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-
-
-def finish(workers: list[subprocess.Popen[str]]) -> None:
-    for worker in workers:
-        _, stderr = worker.communicate(timeout=900)
-        assert worker.returncode == 0, stderr[-3000:]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process of plain torch with the whole batch."""
+    out = tmp_path_factory.mktemp("ranks")
+    finish(start(SCRIPT, out, 1, "torch", 4, "smooth", "plain"))
+    return out
 
 
 def difference(a: Path, b: Path) -> float:
@@ -106,24 +64,27 @@ def check_bf16(run: Path, exact: Path) -> None:
     assert any((t.bfloat16().float() != t).any() for t in tensors.values())
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_ranks_equal_one_and_are_in_step(tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_ranks_equal_one_and_are_in_step(alone: Path, stage: int) -> None:
     """Defect 7: without gradient sync two ranks are no longer one with twice the batch.
 
     AdamW divides a gradient by its own size: where that is as small as the rounding of a sum in
     another order, the update differs by up to the rate. With an ``eps`` above the rounding both
     are equal to 1e-6; with the usual one to 1e-4.
     """
-    jobs = ("smooth", "plain", "bf16", *(("unsynced",) if stage == 2 else ()))
-    finish(start(tmp_path, stage, 1, 29610 + stage, "smooth", "plain"))
-    finish(start(tmp_path, stage, 2, 29620 + stage, *jobs))
-    assert difference(tmp_path / "smooth-4", tmp_path / "smooth-2") < 1e-6
-    assert difference(tmp_path / "plain-4", tmp_path / "plain-2") < 1e-4
-    for a, b in zip(lines(tmp_path / "plain-4"), lines(tmp_path / "plain-2"), strict=True):
+    jobs = {1: ["smooth"], 2: ["smooth", "plain", "bf16", "unsynced"], 3: ["smooth", "bf16"]}[stage]
+    finish(start(SCRIPT, alone, 2, str(stage), 2, *jobs))
+    assert difference(alone / "smooth-torch", alone / f"smooth-{stage}") < 1e-6
+    for job in set(jobs) - {"unsynced"}:
+        hashes = {(alone / f"{job}-{stage}-hash-{rank}").read_text() for rank in "01"}
+        assert len(hashes) == 1, job
+        assert int(hashes.pop().split()[0]) > 1000
+    own = lines(alone / f"smooth-{stage}")
+    for a, b in zip(lines(alone / "smooth-torch"), own, strict=True):
         for name in ("loss", "margin_p95", "d_rejected"):
             assert a[name] == pytest.approx(b[name], abs=1e-4), name
-    check_bf16(tmp_path / "bf16-2", tmp_path / "plain-2")
-    if stage == 2:
-        for job in ("plain", "bf16"):
-            assert len({(tmp_path / f"hash-{job}-{rank}").read_text() for rank in "01"}) == 1
-        assert difference(tmp_path / "plain-4", tmp_path / "unsynced-2") > 1e-3
+    if "bf16" in jobs:
+        check_bf16(alone / f"bf16-{stage}", alone / "plain-torch")
+    if "unsynced" in jobs:
+        assert difference(alone / "plain-torch", alone / f"plain-{stage}") < 1e-4
+        assert difference(alone / "plain-torch", alone / f"unsynced-{stage}") > 1e-3
