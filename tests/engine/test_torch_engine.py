@@ -100,6 +100,15 @@ def test_frozen_weights_stay_and_are_not_saved(tmp_path: Path) -> None:
     assert not any("frozen" in name for name in load_tensors(tmp_path / "engine.safetensors")[0])
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"kind": "torch"}'])
+def test_a_checkpoint_whose_record_is_damaged_is_refused(tmp_path: Path, text: str) -> None:
+    engine = TorchEngine(CONFIG, Regression())
+    engine.save(tmp_path)
+    (tmp_path / "engine.json").write_text(text)
+    with pytest.raises(UsageError, match="does not say what saved the checkpoint"):
+        engine.load(tmp_path)
+
+
 def test_warmup_is_linear_then_constant() -> None:
     rates = [learning_rate_at(CONFIG, step) for step in range(5)]
     assert rates == pytest.approx([0.05 / 3, 0.1 / 3, 0.05, 0.05, 0.05])

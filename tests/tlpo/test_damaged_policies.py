@@ -1,4 +1,4 @@
-"""Policies and adapters whose files were cut, edited or mixed up are refused in words."""
+"""Policies, adapters and caches whose files were cut or edited are refused in words."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tlpo_toys import World, expert_config
 
 from ft2.errors import UsageError
 from ft2.lora import read_adapter_config
-from ft2.tlpo.cache import _named
+from ft2.tlpo.cache import Cache, _named
 from ft2.tlpo.gate import FusionGate
 from ft2.tlpo.policy_files import read_policy, save_policy
 from ft2.tlpo.train import train_expert
@@ -111,6 +111,13 @@ def test_media_that_are_refused_are_named_by_their_clip(world: World) -> None:
     with pytest.raises(UsageError, match=wanted) as caught, _named(clip):
         raise UsageError("no sound", "record it again")
     assert caught.value.hint == "record it again"
+
+
+@pytest.mark.parametrize("text", ["[]", "{}"])
+def test_a_damaged_index_of_a_cache_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "clips-x.json").write_text(text)
+    with pytest.raises(UsageError, match=r"clips-x.json' is no index of a shard"):
+        Cache(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["loop.seed=99999999999999999999", "loop.eval_sigmas=[2]",

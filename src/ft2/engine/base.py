@@ -112,9 +112,14 @@ def check_resumable(directory: Path, config: EngineConfig) -> int:
     """Return the steps of a checkpoint that this engine and number of processes can go on from.
 
     Raises:
-        UsageError: It was saved by another engine, or by another number of processes.
+        UsageError: It was saved by another engine or number of processes, or its record is damaged.
     """
     state: Mapping[str, Any] = read_json(directory / "engine.json")
+    if not isinstance(state, dict) or not {"kind", "steps"} <= set(state):
+        raise UsageError(
+            f"{directory / 'engine.json'} does not say what saved the checkpoint",
+            hint="write the number of another checkpoint into checkpoints/latest, or start anew",
+        )
     if state["kind"] != config.kind:
         raise UsageError(
             f"{directory} was saved by engine.kind {state['kind']}, not {config.kind}",

@@ -65,7 +65,7 @@ def read_table(dataset_dir: Path, table: Table, split: str) -> pa.Table:
         try:
             with pa.memory_map(str(path)) as source:
                 found = pa.ipc.open_stream(source).read_all()
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise UsageError(f"{path} cannot be read: {error}", "see ft2 nsq validate") from error
         version = (found.schema.metadata or {}).get(b"ft2_schema", b"none").decode()
         if version != str(SCHEMA_VERSION):

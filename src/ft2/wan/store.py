@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ft2.errors import UsageError
 from ft2.files import open_tensors
 from ft2.runs import read_json, save_tensors, write_json
 
@@ -26,11 +27,19 @@ class Store:
     """A directory of shards; each row belongs to a kind (such as ``clips``) and has a key in it."""
 
     def __init__(self, path: Path) -> None:
-        """Open a directory; a missing one is an empty store."""
+        """Open a directory; a missing one is an empty store.
+
+        Raises:
+            UsageError: An index is damaged.
+        """
         self.path = path
         self._places: dict[str, dict[str, tuple[str, int]]] = {}
         for index in sorted(path.glob("*-*.json")):
             shard = read_json(index)
+            if not isinstance(shard, dict) or not {"kind", "file", "keys"} <= set(shard):
+                raise UsageError(
+                    f"'{index}' is no index of a shard", "remove it: its rows are encoded again"
+                )
             places = self._places.setdefault(shard["kind"], {})
             for row, key in enumerate(shard["keys"]):
                 places[key] = (shard["file"], row)
