@@ -209,7 +209,7 @@ def gate_alarms(step: int, entropy: float, greatest_share: Mapping[str, float]) 
     if share <= 0.9 and entropy >= 0.2:
         return []
     text = f"the {name} expert has up to {share:.0%} of the softmax (entropy {entropy:.2f} of 1)"
-    advice = "lower engine.learning_rate (1e-3 at most) or train fewer steps"
+    advice = "lower engine.learning_rate or train fewer steps"
     return [Alarm("collapsed gate", step, text, advice)]
 
 

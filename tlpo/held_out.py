@@ -32,7 +32,8 @@ class HeldOut:
         """Return the results by name; only ``pairs`` if there are none.
 
         They are ``implicit_accuracy`` (errors averaged over noise levels), ``d_chosen``,
-        ``d_rejected``, and ``accuracy_by_sigma`` in the order of ``config.eval_sigmas``.
+        ``d_rejected``, and by noise level ``sigmas``, ``accuracy_by_sigma``,
+        ``d_chosen_by_sigma`` and ``d_rejected_by_sigma``.
         """
         if not self._count:
             return {"pairs": 0}
@@ -48,7 +49,10 @@ class HeldOut:
             "implicit_accuracy": float(accuracy.mean()),
             "d_chosen": float(d_chosen.mean()),
             "d_rejected": float(d_rejected.mean()),
-            "accuracy_by_sigma": [float(value) for value in by_sigma],
+            "sigmas": list(self._config.eval_sigmas),
+            "accuracy_by_sigma": by_sigma.tolist(),
+            "d_chosen_by_sigma": d_chosen.mean(0).tolist(),
+            "d_rejected_by_sigma": d_rejected.mean(0).tolist(),
         }
 
     def _differences(

@@ -12,7 +12,8 @@ from ft2.report import charts
 from ft2.report.data import Curve, GateMap
 from ft2.report.maps import bars, heat
 from ft2.report.plain import page
-from ft2.tlpo.diagnostics import LN_2, NUM_BINS
+from ft2.tlpo.diagnostics import LN_2
+from ft2.tlpo.report_tables import held_out, noise_levels
 
 REPORT_FILE = "report.html"
 
@@ -35,16 +36,6 @@ _CHARTS: tuple[tuple[str, str, tuple[str, ...], float | None], ...] = (
     ("Gate: sum of weights", "mean over layers and noise levels", ("gate_sum",), None),
 )  # fmt: skip
 
-
-_BINS = (
-    ("d_chosen", "error, chosen side", "+.1e"),
-    ("d_rejected", "error, rejected side", "+.1e"),
-    ("implicit_accuracy", "implicit accuracy", ".2f"),
-    ("kl_proxy", "distance", ".1e"),
-    ("kl_proxy_outside", "distance outside the mask", ".1e"),
-    ("safeguard", "safeguard", ".2f"),
-)
-"""Rows of the table by noise level: metric, label, format."""
 
 _SPEED = (
     ("perf_seconds_per_pair", "{:.3g} s a pair"),
@@ -71,7 +62,7 @@ def write_run_report(
     history = [json.loads(line) for line in lines]
     parts = [f"<h1>{escape(title)}</h1>", _summary(result), _alarms(result)]
     parts += ["<h2>Training</h2>", _figures([*_curves(history), *_gate_weights(history)])]
-    parts += [_noise_levels(history), *_blocks(history)]
+    parts += [*noise_levels(history), *held_out(result), *_blocks(history)]
     if gate is not None:
         parts += ["<h2>Gate: weight by layer (down) and noise level (across)</h2>"]
         parts += [_maps(gate, "gate weights of the {} expert")]
@@ -195,31 +186,3 @@ def _speed(history: Sequence[Mapping[str, object]]) -> list[str]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _noise_levels(history: Sequence[Mapping[str, object]]) -> str:
-    """Return a table of both differences by tenth of the noise levels, over the last half."""
-    late = [h["bins"] for h in history[len(history) // 2 :] if isinstance(h.get("bins"), Mapping)]
-    if not late:
-        return ""
-    counts = [sum(b["count"][i] for b in late) for i in range(NUM_BINS)]  # type: ignore[index]
-    rows = [("pairs and draws", [f"{count:.0f}" for count in counts])]
-    for name, label, form in _BINS:
-        if name not in late[-1]:  # type: ignore[operator]
-            continue
-        cells = []
-        for i, count in enumerate(counts):
-            total = sum((b[name][i] or 0.0) * b["count"][i] for b in late)  # type: ignore[index]
-            cells.append(format(total / count, form) if count else "")
-        rows.append((label, cells))
-    head = "".join(f"<th>{i + 1}</th>" for i in range(NUM_BINS))
-    body = "".join(
-        f"<tr><th>{label}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        for label, cells in rows
-    )
-    return (
-        "<h2>Error against the reference by noise level</h2>"
-        '<p class="note">Tenths of the training distribution, from little to much noise; the last '
-        f'half of the steps.</p><div class="scroll"><table><tr><th></th>{head}</tr>{body}</table>'
-        "</div>"
-    )

@@ -21,6 +21,7 @@ from ft2.tlpo.gate import FusionGate
 from ft2.tlpo.perf import Clock, perf_metrics
 from ft2.tlpo.probes import ExpertProbe, GateProbe
 from ft2.tlpo.report import write_run_report
+from ft2.tlpo.report_tables import held_out, noise_levels
 from ft2.tlpo.update import clipped
 from ft2.wan.model import TalkingModel
 
@@ -177,14 +178,29 @@ def test_reports_draw_what_was_looked_at(tmp_path: Path) -> None:
     cosine = {"motion and lip": [[0.5, -0.25]]}
     table = {"pairs": 3, "timesteps": [300.0, 900.0], "cosine": cosine}
     (tmp_path / "conflict.json").write_text(json.dumps(table))
-    text = write_run_report(tmp_path, "Run", {"alarms": []}).read_text()
+    unseen = {"pairs": 5, "implicit_accuracy": 0.6, "sigmas": [0.3, 0.9],
+                "accuracy_by_sigma": [0.8, 0.4], "d_chosen_by_sigma": [-0.01, 0.002],
+                "d_rejected_by_sigma": [0.0, 0.003]}  # fmt: skip
+    text = write_run_report(tmp_path, "Run", {"alarms": [], "held_out": unseen}).read_text()
     for told in ("Gate: entropy", "Gate: weights", "|BA| / |W|", "Do the experts conflict?",
                  "0.25 s a pair", "20% of the time in the reference pass",
-                 "layer 0, timestep 900: \u22120.250"):  # fmt: skip
+                 "<th>0.3</th><th>0.9</th>", "<td>-1.0e-02</td><td>+2.0e-03</td>",
+                 "<td>0.80</td><td>0.40</td>", "layer 0, timestep 900: \u22120.250"):  # fmt: skip
         assert told in text
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "Speed" not in write_run_report(empty, "Run", {}).read_text()
+
+
+def test_tables_take_runs_that_an_older_version_began() -> None:
+    old = {"count": [2] * 10, "d_chosen": [0.1] * 10, "d_rejected": [0.2] * 10}
+    new = {**old, "implicit_accuracy": [0.75] * 9 + [None]}
+    new["count"] = [1] * 9 + [0]
+    text = "".join(noise_levels([{"bins": old}, {"bins": old}, {"bins": new}]))
+    assert text.count("<td>0.75</td>") == 9
+    assert text.count("<td>+1.0e-01</td>") == 10
+    assert "<td>3</td>" in text
+    assert noise_levels([{"loss": 1.0}]) == held_out({"held_out": {"pairs": 0}}) == []
 
 
 def test_no_held_out_pairs_or_one_expert_give_no_conflict(world: World) -> None:
