@@ -37,8 +37,9 @@ from ft2.tlpo.gate import constant_gate
 from ft2.tlpo.methods import changed
 from ft2.tlpo.passes import GateFunction, pair_errors
 from ft2.tlpo.policy import load_policy
-from ft2.tlpo.stage import prepare_model, read_view
+from ft2.tlpo.stage import prepare_model
 from ft2.tlpo.train import train_fusion
+from ft2.tlpo.views import read_view
 from ft2.wan.model import TalkingModel
 
 RESULTS = Path(__file__).parent / "results" / "gate_nano.json"

@@ -7,7 +7,7 @@ from ft2.errors import UsageError
 from ft2.pairs import Dimension, read_table
 from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
 from ft2.tlpo.methods import Changes, Method, changed, switch_edges
-from ft2.tlpo.stage import read_view
+from ft2.tlpo.views import read_view
 
 STEPS: Final = "loop.num_steps"
 _OWN_KEYS: Final[dict[str, set[str]]] = {"merge": {"weight"}, "switch": {"edges"}, "average": set()}

@@ -11,7 +11,7 @@ from ft2.tlpo.data import check_dataset
 from ft2.tlpo.experts import ordered
 from ft2.tlpo.gate import make_gate
 from ft2.tlpo.memory import GIB, memory_gib
-from ft2.tlpo.stage import read_view
+from ft2.tlpo.views import read_view
 from ft2.tlpo.work import Held, pair_flops
 from ft2.wan.places import read_architecture, weights_dir
 from ft2.wan.spec import Architecture

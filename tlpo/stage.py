@@ -16,11 +16,11 @@ from ft2.engine import (
 )
 from ft2.errors import UsageError
 from ft2.lora import SharedGate, fused_linears, remove_experts
-from ft2.pairs import DIMENSIONS, Preference, Store, read_pairs
+from ft2.pairs import Preference
 from ft2.runs import Progress, RunDir
 from ft2.tlpo.cache import Cache, fill_cache, model_hash, unique_clips
-from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig, View
-from ft2.tlpo.data import PairData, pair_weights, require_pairs, split_held_out
+from ft2.tlpo.config import ExpertConfig, FusionConfig, StageConfig
+from ft2.tlpo.data import PairData, require_pairs
 from ft2.tlpo.diagnostics import find_alarms, latent_alarms
 from ft2.tlpo.gate import constant_gate
 from ft2.tlpo.held_out import HeldOut
@@ -31,6 +31,7 @@ from ft2.tlpo.probes import Probe
 from ft2.tlpo.reference import StoredReference, reference_identity, stored_reference
 from ft2.tlpo.step import PreferenceStep
 from ft2.tlpo.update import Training
+from ft2.tlpo.views import Weighted, same_format
 from ft2.tlpo.work import Held, pair_flops
 from ft2.wan.memory import encoders_of
 from ft2.wan.model import TalkingModel
@@ -38,14 +39,6 @@ from ft2.wan.recompute import recompute_as
 from ft2.wan.weights import load_talking_model
 
 Result = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """Pairs with their weights in the loss; None is 1 each."""
-
-    pairs: list[Preference]
-    weights: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -136,31 +129,6 @@ class Stage:
         return [asdict(alarm) for alarm in find_alarms(lines)]
 
 
-def read_view(config: StageConfig, view: View) -> tuple[Weighted, list[Preference]]:
-    """Return (training, held-out) pairs of a view, refusing too few before anything loads.
-
-    Raises:
-        UsageError: Fewer training pairs than one micro-batch.
-    """
-    stores: list[Store] = [view] if view != "mixed" else list(DIMENSIONS)
-    train: list[Preference] = []
-    held_out: list[Preference] = []
-    weights: list[float] = []
-    dpo, loop = config.dpo, config.loop
-    for store in stores:
-        weight = config.view_weights.get(store, 1.0) if store != "fusion" else 1.0
-        if not weight:
-            continue
-        own, unseen = split_held_out(read_pairs(config.dataset, store), loop.held_out, loop.seed)
-        gaps = pair_weights([pair.margin for pair in own], dpo.pair_weight, dpo.weight_power)
-        weights += [weight * gap for gap in gaps or [1.0] * len(own)]
-        train += own
-        held_out += unseen[: -(-loop.eval_pairs // len(stores))]
-    require_pairs(train, view, config.dataset, least=config.engine.micro_batch_size)
-    even = all(weight == 1 for weight in weights)
-    return Weighted(train, None if even else weights), held_out[: loop.eval_pairs]
-
-
 def open_stage(
     run: RunDir,
     config: StageConfig,
@@ -213,8 +181,8 @@ def _encode(
     model: TalkingModel,
     progress: Progress,
 ) -> tuple[PairData, PairData]:
-    train, unmatched = _same_format(pairs[0])
-    held_out = _same_format(Weighted(pairs[1], None))[0].pairs
+    train, unmatched = same_format(pairs[0])
+    held_out = same_format(Weighted(pairs[1], None))[0].pairs
     clips = unique_clips([*train.pairs, *held_out])
     folder = config.cache_dir(run.path)
     with rank_zero_first(config.engine):
@@ -236,22 +204,6 @@ def _encode(
         )
     require_pairs(data.pairs, "masked", config.dataset, least=config.engine.micro_batch_size)
     return data, unseen
-
-
-def _same_format(part: Weighted) -> tuple[Weighted, int]:
-    """Return the pairs whose clips have one size and length, and how many have not."""
-    kept = []
-    for number, pair in enumerate(part.pairs):
-        sizes = {
-            (clip.width, clip.height, clip.num_frames) for clip in (pair.chosen, pair.rejected)
-        }
-        if len(sizes) == 1:
-            kept.append(number)
-    lost = len(part.pairs) - len(kept)
-    if not lost:
-        return part, 0
-    weights = None if part.weights is None else [part.weights[i] for i in kept]
-    return Weighted([part.pairs[i] for i in kept], weights), lost
 
 
 def constant(model: TalkingModel, weights: tuple[float, ...]) -> GateFunction:

@@ -25,7 +25,8 @@ from ft2.tlpo.passes import GateFunction, base_gate
 from ft2.tlpo.policy_files import save_policy
 from ft2.tlpo.probes import ExpertProbe, GateProbe
 from ft2.tlpo.report import write_run_report
-from ft2.tlpo.stage import Result, Stage, constant, open_stage, prepare_model, read_view
+from ft2.tlpo.stage import Result, Stage, constant, open_stage, prepare_model
+from ft2.tlpo.views import read_view
 from ft2.wan.model import TalkingModel
 
 

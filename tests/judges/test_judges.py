@@ -63,7 +63,7 @@ def test_probe_reads_the_curves_that_drew_the_frames(scene, clean_clips):
         truth = np.stack([made.shown.open, made.shown.width], -1)
         assert np.abs(tracks.lips - truth).mean() < 0.09
         assert np.abs(tracks.lips[:, 0] - truth[:, 0]).mean() < 0.05
-        assert np.abs(tracks.pose[:, :3] - pose_of(made.shown)[:, :3]).mean() < 0.015
+        assert np.abs(tracks.pose[:, :3] - pose_of(made.shown.stack())[:, :3]).mean() < 0.015
 
 
 @pytest.mark.parametrize("spoil", ["blur", "noise", "blocks"])
@@ -71,7 +71,7 @@ def test_probe_still_reads_degraded_frames(scene, spoil):
     made = scene.make(3, [Defect(spoil, 0.5, 1)])
     tracks = scene.probe.track(made.frames)
     assert np.corrcoef(tracks.lips[:, 0], made.curves.open)[0, 1] > 0.9
-    across = pose_of(made.curves)[:, 0]
+    across = pose_of(made.curves.stack())[:, 0]
     assert np.abs(tracks.pose[:, 0] - across).mean() < 0.03
 
 
@@ -160,7 +160,7 @@ def test_motion_falls_with_jitter_jumps_freezing_and_replays():
 
 
 def test_natural_limits_are_those_of_clean_puppets(scene):
-    found = [motion_parts(pose_of(scene.make(n).curves), 12.5) for n in range(60)]
+    found = [motion_parts(pose_of(scene.make(n).curves.stack()), 12.5) for n in range(60)]
     assert np.mean([f["acceleration"] < NATURAL_ACCELERATION for f in found]) > 0.95
     assert np.mean([f["peak"] < NATURAL_PEAK for f in found]) > 0.95
     assert np.mean([f["spread"] > NATURAL_SPREAD for f in found]) > 0.85

@@ -15,7 +15,7 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def world(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("ft2.tlpo.stage.read_pairs", lambda _, store: shared_world.pairs[store])
+    monkeypatch.setattr("ft2.tlpo.views.read_pairs", lambda _, store: shared_world.pairs[store])
     return shared_world
 
 
@@ -24,7 +24,7 @@ def experts(shared_world: World, tmp_path_factory: pytest.TempPathFactory) -> di
     """Three experts, each trained on its own channel's pairs."""
     folder = tmp_path_factory.mktemp("experts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ft2.tlpo.stage.read_pairs", lambda _, store: shared_world.pairs[store])
+        patch.setattr("ft2.tlpo.views.read_pairs", lambda _, store: shared_world.pairs[store])
         for name in ("motion", "lip", "quality"):
             train_expert(expert_config(shared_world, name), folder / name, model=shared_world.model)
     return {name: folder / name for name in ("motion", "lip", "quality")}

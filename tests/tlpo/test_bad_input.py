@@ -21,8 +21,8 @@ from ft2.tlpo.data import PairData
 from ft2.tlpo.gate import FusionGate
 from ft2.tlpo.policy import load_policy
 from ft2.tlpo.policy_files import save_policy
-from ft2.tlpo.stage import read_view
 from ft2.tlpo.train import train_expert
+from ft2.tlpo.views import read_view
 
 
 def short(world: World, steps: int = 4, **changes) -> ExpertConfig:
@@ -93,7 +93,7 @@ def test_pairs_of_two_formats_are_left_out_and_counted(
 ) -> None:
     pairs = list(world.pairs["motion"])
     pairs[:3] = [replace(p, rejected=replace(p.rejected, width=48)) for p in pairs[:3]]
-    monkeypatch.setattr("ft2.tlpo.stage.read_pairs", lambda *_: pairs)
+    monkeypatch.setattr("ft2.tlpo.views.read_pairs", lambda *_: pairs)
     plain = len(world.pairs["motion"])
     result = train_expert(short(world, steps=1), tmp_path / "run", model=world.model)
     assert 0 < result["dropped"]["clips of two formats"] <= 3

@@ -12,8 +12,8 @@ from ft2.runs import Silent, load_tensors
 from ft2.tlpo.gate import FusionGate, timestep_features
 from ft2.tlpo.policy import load_policy
 from ft2.tlpo.policy_files import save_policy
-from ft2.tlpo.stage import read_view
 from ft2.tlpo.train import train_fusion
+from ft2.tlpo.views import read_view
 
 
 def test_fusion_trains_the_gate_only(

@@ -152,7 +152,7 @@ def test_bad_inputs_stop_before_anything_is_written(world: World, tmp_path: Path
         train_expert(config, tmp_path / "used", model=world.model)
     empty = World(world.model, world.cache_dir, {"motion": []})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ft2.tlpo.stage.read_pairs", lambda _, store: empty.pairs[store])
+        patch.setattr("ft2.tlpo.views.read_pairs", lambda _, store: empty.pairs[store])
         with pytest.raises(UsageError, match="0 training pairs"):
             train_expert(config, tmp_path / "none", model=world.model)
     with pytest.raises(UsageError, match="no experts"):

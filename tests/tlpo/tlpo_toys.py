@@ -205,13 +205,13 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import tlpo_toys as toys
-import ft2.tlpo.stage as stages
+import ft2.tlpo.views as views
 from ft2.config import EngineConfig
 from ft2.engine import shutdown
 
 out = Path(sys.argv[2])
 world = toys.toy_world(out / "cache", num_conditions=8)
-stages.read_pairs = lambda _, store: world.pairs[store]
+views.read_pairs = lambda _, store: world.pairs[store]
 
 def engine_of(config, **changes):
     return EngineConfig(**{**config.engine.model_dump(), **changes})

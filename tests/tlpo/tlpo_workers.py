@@ -17,7 +17,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import tlpo_toys as toys
-import ft2.tlpo.stage as stages
+import ft2.tlpo.views as views
 from ft2.config import EngineConfig
 from ft2.engine import rank_zero_first, shutdown
 from ft2.tlpo.train import train_expert, train_fusion
@@ -30,7 +30,7 @@ engine = EngineConfig(kind="torch" if kind == "torch" else "deepspeed",
                       learning_rate=1e-2, warmup_steps=3, micro_batch_size=micro)
 with rank_zero_first(engine):
     world = toys.toy_world(out / "cache", num_conditions=8)
-stages.read_pairs = lambda _, store: world.pairs[store]
+views.read_pairs = lambda _, store: world.pairs[store]
 """
 
 

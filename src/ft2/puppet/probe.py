@@ -123,7 +123,7 @@ class PuppetProbe:
         table = random_table(num_frames, rng)
         clean = _reduced(puppet.frames(Curves.unstack(table))).astype(np.float32)
         frames = np.concatenate([clean, _degraded(clean, rng)])
-        targets = np.concatenate([_pose_of(table)] * 2)
+        targets = np.concatenate([pose_of(table)] * 2)
         pose = Reader.fit(_thumbnails(clean), _thumbnails(frames), targets, 40, 1e-2)
         steady = _steadied(frames, pose.read(_thumbnails(frames)))
         mouths = _part(steady, _LIPS_AT)
@@ -183,12 +183,8 @@ def random_table(count: int, rng: np.random.Generator) -> Array:
     return table
 
 
-def pose_of(curves: Curves) -> Array:
-    """Return the true `POSE` float32 [F, 5] of curves."""
-    return _pose_of(curves.stack())
-
-
-def _pose_of(table: Array) -> Array:
+def pose_of(table: Array) -> Array:
+    """Return the true `POSE` float32 [F, 5] of curves [F, 13] (`Curves.stack`)."""
     yaw, pitch, roll, right, down = table[:, 6:11].T
     across = right + 1.1 * yaw + 0.8 * roll
     return np.stack([across, down + 1.1 * pitch, roll, yaw, pitch], -1).astype(np.float32)
