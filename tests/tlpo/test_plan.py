@@ -34,7 +34,7 @@ def test_fusion_presets(family: str) -> None:
     assert tuple(config.experts) == DIMENSIONS
     assert config.store == "fusion"
     assert config.reference == "initial"
-    assert config.engine.learning_rate <= 1e-2
+    assert config.engine.learning_rate <= (3e-2 if family == "nano" else 1e-3)
 
 
 def test_full_counts() -> None:
