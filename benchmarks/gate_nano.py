@@ -1,13 +1,13 @@
-"""What gates are worth over nano's experts: held-out fusion pairs, by noise level and by gate.
+"""What gates are worth over nano's experts: held-out pairs, by noise level and by gate.
 
     python benchmarks/gate_nano.py NAME=RUN ... --dataset DIR --cache DIR
 
-RUN is the output of a `ft2 tlpo compare`. Merges: the loss of held-out fusion pairs against the
-base by noise level and strength, for all experts and for each alone, of the first seed. Where one
-strength is best at all levels, no gate can gain by the level. Gates of several inputs and forms,
-with weight decay and for more steps, trained over the experts of every seed: ln 2 - loss of
-held-out fusion pairs against the merge at 2/3 where all start, mean and standard deviation over
-seeds.
+RUN is the output of a `ft2 tlpo compare`. Judged on pairs of all three dimensions from conditions
+that neither experts nor gate have seen. Merges: their loss against the base by noise level and
+strength, for all experts and for each alone, of the first seed. Where one strength is best at all
+levels, no gate can gain by the level. Gates of several inputs and forms, with weight decay and for
+more steps, trained on fusion pairs over the experts of every seed: ln 2 - loss against the merge at
+2/3 where all start, mean and standard deviation over seeds.
 """
 
 import argparse
@@ -52,11 +52,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "without timestep": {"gate.input": "none"},
     "without layer": {"gate.per_layer": False},
     "gate": {},
-    "gate of each linear": {"gate.per_linear": True},
     "gate from the sinusoid": {"gate.input": "sinusoid"},
     "gate, hidden layer": {"gate.form": "mlp"},
     "gate, weight decay 1": {"engine.weight_decay": 1.0},
-    "gate, bias fixed": {"gate.train_bias": False},
     "gate, 120 steps": {"loop.num_steps": 120},
 }
 PLAIN = ["engine.kind=torch", "engine.zero_stage=0", "loop.eval_every=1000", "loop.eval_pairs=48",
@@ -64,12 +62,12 @@ PLAIN = ["engine.kind=torch", "engine.zero_stage=0", "loop.eval_every=1000", "lo
 
 
 class HeldOutPairs:
-    """Held-out fusion pairs of a dataset, encoded, and errors of policies on them."""
+    """Held-out pairs of all dimensions of a dataset, encoded, and errors of policies on them."""
 
     def __init__(self, config: FusionConfig, model: TalkingModel, cache: Path) -> None:
         """Read and encode the pairs."""
         self.model, self._beta = model, config.dpo.beta
-        pairs = read_view(config, "fusion")[1]
+        pairs = read_view(changed(config, {"store": "mixed"}), "mixed")[1]
         encoded = fill_cache(unique_clips(pairs), cache, model, config.encoding, Silent())
         data = PairData(pairs, encoded, config.mask, None)
         self._batch = data.batch(list(range(len(pairs))), torch.device("cpu"))
@@ -106,19 +104,22 @@ def study(run: Path, dataset: Path, cache: Path) -> dict[str, Any]:
     config = load_config(FusionConfig, "nano/fusion",
                          [f"dataset={dataset}", f"cache={cache}", *PLAIN])  # fmt: skip
     model = prepare_model(None, config)
-    held_out = HeldOutPairs(config, model, cache)
     seeds = sorted(int(p.name.removeprefix("seed-")) for p in run.glob("seed-*"))
     gates: dict[str, list[float]] = {}
-    for seed in seeds:
+    for seed in seeds:  # each seed holds out conditions of its own
+        config = changed(config, {"loop.seed": seed})
+        held_out = HeldOutPairs(config, model, cache)
+        if seed == seeds[0]:
+            by_level = merges(held_out, experts_of(run, seed))
         experts = experts_of(run, seed)
-        for name, gain in gate_gains(config, held_out, experts, seed).items():
+        for name, gain in gate_gains(config, held_out, experts).items():
             print(run.name, seed, name, round(gain, 4), flush=True)
             gates.setdefault(name, []).append(gain)
     return {
         "pairs": held_out.count,
         "levels": LEVELS,
         "strengths": STRENGTHS,
-        "merges of seed 0": merges(held_out, experts_of(run, seeds[0])),
+        "merges of the first seed": by_level,
         "gain of gates": {name: mean_and_std(found) for name, found in gates.items()},
     }
 
@@ -134,7 +135,7 @@ def experts_of(run: Path, seed: int) -> dict[ExpertName, Path]:
 
 
 def gate_gains(
-    config: FusionConfig, held_out: HeldOutPairs, experts: Mapping[ExpertName, Path], seed: int
+    config: FusionConfig, held_out: HeldOutPairs, experts: Mapping[ExpertName, Path]
 ) -> dict[str, float]:
     """Return each trained gate's gain over its start on held-out pairs: ln 2 - loss."""
     model = held_out.model
@@ -142,7 +143,7 @@ def gate_gains(
     start = held_out.errors(constant(model, [START] * 3))
     gains = {}
     for name, changes in VARIANTS.items():
-        own = {**changes, "loop.seed": seed, "experts": dict(experts)}
+        own = {**changes, "experts": dict(experts)}
         with TemporaryDirectory() as folder:
             train_fusion(changed(config, own), Path(folder) / "gate", model=model)
             policy = load_policy(Path(folder) / "gate", model)
