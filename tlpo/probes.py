@@ -91,8 +91,9 @@ class GateProbe:
 
         Returns:
             ``gate_sum`` (of an expert's weights, the mean), ``gate_weight_NAME``; where weights
-            compete, ``gate_entropy`` of the softmax part over ln K, and ``gate_share_max``, its
-            greatest value, of the expert ``gate_share_of``; ``gate_weights``: NAME to [layers][10].
+            compete, ``gate_entropy`` of the softmax part over ln K, ``gate_share``, the greatest
+            mean share of an expert, ``gate_share_of``, which that is, and ``gate_share_max``, the
+            greatest share anywhere; ``gate_weights``: NAME to [layers][10].
         """
         weights = self._gate(self._tau).double()
         mean = weights.flatten(0, -2).mean(0)
@@ -101,9 +102,10 @@ class GateProbe:
             found[f"gate_weight_{name}"] = value
         if self._gate.form != "sigmoid" and len(self._experts) > 1:
             shares = self._gate.shares(self._tau)
-            greatest, place = shares.flatten(0, -2).amax(0).max(0)
+            greatest, place = shares.flatten(0, -2).mean(0).max(0)
             found["gate_entropy"] = share_entropy(shares)
-            found["gate_share_max"] = float(greatest)
+            found["gate_share"] = float(greatest)
+            found["gate_share_max"] = float(shares.max())
             found["gate_share_of"] = self._experts[int(place)]
         if evaluation:
             found["gate_weights"] = self._by_tenth(weights)

@@ -32,7 +32,7 @@ _CHARTS: tuple[tuple[str, str, tuple[str, ...], float | None], ...] = (
      None),
     ("Size of the expert", "|BA| / |W| over all its linears", ("weight_change",), None),
     ("Gate: entropy", "of the softmax part over ln K: 1 uniform, below 0.2 collapsed; dashed: the "
-     "greatest share, above 0.9 collapsed", ("gate_entropy", "gate_share_max"), 1.0),
+     "greatest mean share of an expert, above 0.9 collapsed", ("gate_entropy", "gate_share"), 1.0),
     ("Gate: sum of weights", "mean over layers and noise levels", ("gate_sum",), None),
 )  # fmt: skip
 

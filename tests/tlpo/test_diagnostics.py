@@ -153,8 +153,9 @@ def test_sides_that_conflict_are_told() -> None:
 
 
 def test_a_collapsed_gate_is_told() -> None:
-    assert gate_alarms(9, 0.95, {"motion": 0.4, "lip": 0.35}) == []
-    alarm = gate_alarms(9, 0.1, {"motion": 0.97, "lip": 0.5})[0]
+    assert gate_alarms(9, 0.95, "motion", 0.4) == []
+    assert gate_alarms(9, 0.5, "motion", 0.91)
+    alarm = gate_alarms(9, 0.1, "motion", 0.97)[0]
     assert "motion" in alarm.text
     assert "97%" in alarm.text
 
