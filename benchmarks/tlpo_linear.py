@@ -1,6 +1,7 @@
 """What experts on one frozen linear cost and lose: ours against PEFT's three-adapter loop.
 
-    python benchmarks/tlpo_linear.py [--widths 256 512 1280 5120] [--tokens 21504] [--rounds 3]
+    python benchmarks/tlpo_linear.py [--widths 256 512 1280 5120] [--dtypes float32 bfloat16]
+                                     [--tokens 21504] [--rounds 3] [--linear-only]
 
 Forward and backward of a linear as wide as it is high, on the tokens of a clip of 512 x 512 x 81,
 with three experts of rank width / 40 (128 at 5120), a gate or the experts trained; ratios of the
@@ -8,6 +9,8 @@ least CPU seconds in one process, calls taken in turn. The wider the linear, the
 multiplications weigh against the traffic of temporary tensors: `balance` holds this machine's
 multiplications for each number that it can move, beside an H200's by its data sheet (989 TFLOP/s in
 bfloat16, 4.8 TB/s), and the width at which this machine's linear stands as one of 5120 does there.
+`merged` has each sample's experts merged into the weight, `beside` none; `fused` is what ft2 takes.
+With ``--linear-only`` only the widths and dtypes given are measured; the rest of the file stays.
 What 16 bits lose of experts that change the weight by so much of its own size, and of the gate's
 gradient, is measured at width 5120 against float64.
 """
@@ -75,6 +78,7 @@ def fused_linear(dim: int, tokens: int, rank: int, rounds: int, dtype: torch.dty
                 "frozen": lambda: backward(base(x)),
                 "fused": fused,
                 "beside": lambda: fused(False),
+                "merged": lambda: fused(True),
                 "peft": lambda: backward(theirs(x)),
             },
             rounds,
@@ -83,9 +87,11 @@ def fused_linear(dim: int, tokens: int, rank: int, rounds: int, dtype: torch.dty
         report[stage] = {
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
             "overhead_of_frozen": {
-                n: round(over[n] / seconds["frozen"], 3) for n in ("fused", "beside", "peft")
+                n: round(over[n] / seconds["frozen"], 3) for n in over if n != "frozen"
             },
-            "overhead_of_peft": {n: round(over[n] / over["peft"], 3) for n in ("fused", "beside")},
+            "overhead_of_peft": {
+                n: round(over[n] / over["peft"], 3) for n in ("fused", "beside", "merged")
+            },
             "saved_mb": {
                 "fused": saved(lambda gate=gate: layer(x, gate), layer),  # type: ignore[misc]
                 "peft": saved(lambda: theirs(x), theirs),
@@ -216,25 +222,30 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1280, 5120])
     parser.add_argument("--tokens", type=int, default=21_504)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--linear-only", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     report: dict[str, Any] = {
         "machine": {**header(), "threads": 1, "torch": torch.__version__},
-        "setting": vars(given),
+        "setting": {"widths": given.widths, "tokens": given.tokens, "rounds": given.rounds},
     }
-    for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        report[name] = {"balance": balance(dtype)}
+    if given.linear_only:
+        report = json.loads(RESULTS.read_text())
+    for name in given.dtypes:
+        dtype = getattr(torch, name)
+        own = report.setdefault(name, {})
+        own["balance"] = balance(dtype)
         for width in given.widths:
             rank = round(width / 40)
             found = fused_linear(width, given.tokens, rank, given.rounds, dtype)
-            report[name][f"width {width}, rank {rank}"] = found
+            own[f"width {width}, rank {rank}"] = found
             print(name, width, {s: f["overhead_of_peft"] for s, f in found.items()}, flush=True)
-    report["flop_floor_at_real_size"] = flop_floors(5120, 21_504)
-    report["bfloat16_at_width_5120"] = sixteen_bits()
-    report["gate_gradient_in_bfloat16_at_width_5120"] = gate_gradient()
+    if not given.linear_only:
+        report["flop_floor_at_real_size"] = flop_floors(5120, 21_504)
+        report["bfloat16_at_width_5120"] = sixteen_bits()
+        report["gate_gradient_in_bfloat16_at_width_5120"] = gate_gradient()
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":
