@@ -59,7 +59,7 @@ class StageConfig(Config):
     """The talking model that is trained."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to train; with several processes each takes the card of its local rank."""
-    gradient_checkpointing: bool | Literal["keep_attention"] = False
+    gradient_checkpointing: Literal[False, True, "keep_attention"] = False
     """Compute blocks again in the backward pass instead of keeping what is in them; with
     ``keep_attention`` without self-attention, whose outputs are kept: less time, more memory."""
     sigma: SigmaConfig = SigmaConfig()

@@ -185,7 +185,8 @@ def _type(kind: Any) -> str:
         return f"[keys of {page}]({page}.md)"
     arguments = get_args(kind)
     if get_origin(kind) is Literal:
-        return ", ".join(f"`{value}`" for value in arguments)
+        words = [str(v).lower() if isinstance(v, bool) else v for v in arguments]
+        return ", ".join(f"`{word}`" for word in words)
     if _is_union(kind):
         return " or ".join(_type(option) for option in arguments)
     if get_origin(kind) in (list, tuple):
